@@ -28,7 +28,7 @@ from tests.inputs import (
     tensors,
 )
 from tools.catalog import load
-from tools.golden import parameters
+from tools.golden import parameters, resolve
 
 CATALOG = load()
 FUNCTIONS = functions()
@@ -209,8 +209,7 @@ def test_gradient(function: Function) -> None:
 
 def has_golden_gradient(function: Function) -> bool:
     id = function.__module__.removeprefix("reference_impl.")
-    called = [(g.call or id.split(".")[-1], g.gradient) for g in CATALOG.implemented[id].golden]
-    return any(name == function.__name__ and gradient for name, gradient in called)
+    return any(resolve(id, g.call) is function and g.gradient for g in CATALOG.implemented[id].golden)
 
 
 # Types
@@ -293,8 +292,8 @@ def others(default: Any) -> list[Any]:
     if isinstance(default, bool):
         return [not default]
     if isinstance(default, int):
-        return [1, 2, max(1, default // 2), default + 1]
-    return [0.25, 1.5] if default is None else [default / 2, default * 2, default + 0.25]
+        return [1, 2, max(1, default // 2), default + 1, 3 * default]
+    return [0.25, 1.5] if default is None else [default / 2, default * 2, default + 0.25, default / 16]
 
 
 def accepted(function: Function, arguments: dict[str, Tensor], hyper: dict[str, Any]) -> list[Tensor] | None:

@@ -1,6 +1,7 @@
 """The golden cases tell a method from its neighbours: each named mistake, and each output a hair too large, makes one fail."""
 
 from collections.abc import Callable
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from torch import Tensor
 
 from tools.catalog import ROOT, load
-from tools.golden import Case, compare, resolve
+from tools.golden import Case, compare, own_name, resolve
 
 CATALOG = load()
 MISTAKES = [(id, mistake) for id, method in CATALOG.implemented.items() for mistake in method.mistakes]
@@ -24,9 +25,10 @@ def broken(id: str, replace: str, by: str) -> ModuleType:
 
 
 def all_agree(id: str, function_of: Callable[[str], Any]) -> bool:
+    exports = import_module(f"reference_impl.{id}").__all__
     for golden in CATALOG.implemented[id].golden:
         try:
-            found = compare(CATALOG, Case(id, golden), function=function_of(golden.call or id.split(".")[1]))
+            found = compare(CATALOG, Case(id, golden), function=function_of(golden.call or own_name(id.split(".")[1], exports)))
         except (ValueError, TypeError, RuntimeError, IndexError):
             return False
         if not all(comparison.agrees for comparison in found):

@@ -16,9 +16,10 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
+from tools.assemble import assemble
 from tools.catalog import Catalog
-from tools.golden import Case, compare, tensor_annotation
-from tools.records import Golden, Kind, Method
+from tools.golden import Case, compare, count_parameters, own_name, tensor_annotation
+from tools.records import Golden, Kind, Method, Size
 from tools.strict_yaml import Document, Problem
 from tools.strict_yaml import Path as Field
 from tools.tex import INLINE, TexError, to_mathml
@@ -182,6 +183,34 @@ def _implementation(catalog: Catalog, document: Document, path: Field, id: str, 
             yield document.problem((*path, "golden", i, "call"), f"{name}.py does not export `{golden.call}`")
         else:
             yield from _golden(catalog, document, (*path, "golden", i), Case(id, golden))
+    for i, size in enumerate(method.sizes):
+        yield from _size(document, (*path, "sizes", i), id, size)
+    if method.pyramid:
+        yield from _pyramid(catalog, document, (*path, "pyramid"), id)
+
+
+def _pyramid(catalog: Catalog, document: Document, path: Field, id: str) -> Iterator[Problem]:
+    after = catalog.implemented[id].pyramid.after  # type: ignore[union-attr]
+    if after and (after not in catalog.implemented or not catalog.implemented[after].pyramid):
+        yield document.problem((*path, "after"), f"`{after}` is no implemented pyramid")
+        return
+    try:
+        with torch.device("meta"):
+            assemble(catalog, id)
+    except Exception as error:
+        yield document.problem(path, f"the pyramid cannot be made: {error}")
+
+
+def _size(document: Document, path: Field, id: str, size: Size) -> Iterator[Problem]:
+    if size.basis == "derived" and not size.derivation:
+        yield document.problem(path, "a derived number needs its `derivation`")
+    try:
+        counted = count_parameters(id, size)
+    except Exception as error:
+        yield document.problem((*path, "init"), f"`{size.call}` cannot be made: {error}")
+        return
+    if counted != size.parameters:
+        yield document.problem((*path, "parameters"), f"{size.parameters} here, but `{size.call}` has {counted}")
 
 
 def _source(file: Path, name: str, method: str) -> Iterator[Problem]:
@@ -206,8 +235,9 @@ def _source(file: Path, name: str, method: str) -> Iterator[Problem]:
             yield Problem(name, (node.lineno, node.col_offset + 1), "", f"calls `{node.func.id}`; a method computes with tensors only")
     exports = next((n.value for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"), None)
     names = [getattr(element, "value", None) for element in exports.elts] if isinstance(exports, (ast.List, ast.Tuple)) else []
-    if method not in names or not all(isinstance(public, str) for public in names):
-        yield Problem(name, (1, 1), "__all__", f"must be a list of names, `{method}` among them")
+    texts = [public for public in names if isinstance(public, str)]
+    if len(texts) < len(names) or own_name(method, texts) not in texts:
+        yield Problem(name, (1, 1), "__all__", f"must be a list of names, `{method}` or the class of that name among them")
 
 
 def _exports(module: ModuleType, file: str) -> Iterator[Problem]:

@@ -1,7 +1,7 @@
 """Golden cases as calls: arguments from data, the result beside what is expected, and how near is near enough."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, get_args
@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tools.catalog import Catalog
-from tools.records import Golden
+from tools.records import Golden, Size
 
 # Absolute and relative, by the dtype that floating-point arguments have.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -54,6 +54,13 @@ class Comparison:
         return torch.allclose(computed, self.expected.double(), rtol=self.tolerance, atol=self.tolerance)
 
 
+def count_parameters(id: str, size: Size) -> int:
+    """How many parameters the module of `size` has, made without memory for them."""
+    with torch.device("meta"):
+        module: nn.Module = resolve(id, size.call)(**size.init)
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def cases(catalog: Catalog) -> Iterator[Case]:
     """Every golden case: of the implemented methods, then of `reference_impl.ops`."""
     for id, method in catalog.implemented.items():
@@ -66,7 +73,13 @@ def resolve(id: str, call: str | None = None) -> Any:
     """The function or class that `id` names: `losses.giou_loss`, or `ops.boxes.box_iou`."""
     path = id.split(".")
     module = import_module(".".join(["reference_impl", *path[:2]]))
-    return getattr(module, call or path[-1])
+    return getattr(module, call or own_name(path[-1], module.__all__))
+
+
+def own_name(method: str, exports: Sequence[str]) -> str:
+    """The export that is the method itself: the one of its name, or the class: `IoUNet` for `iou_net`."""
+    same = [name for name in exports if name.replace("_", "").lower() == method.replace("_", "")]
+    return method if method in exports or not same else same[0]
 
 
 def tensor_annotation(annotation: Any) -> Any:
@@ -151,7 +164,7 @@ def compare(
     function = function or resolve(case.id, golden.call)
     args = arguments(catalog, function, golden.args, dtype, device)
     if isinstance(function, type) and issubclass(function, nn.Module):
-        function = _module(function, golden).to(device, dtype)
+        function = _module(function, golden, dtype, device)
     for name in golden.gradient:
         args[name].requires_grad_()
     result = wrap(function)(**args)
@@ -170,13 +183,17 @@ def compare(
     return found
 
 
-def _module(cls: type[nn.Module], golden: Golden) -> nn.Module:
-    """The module of a case, every parameter set to `fill` where the case gives one."""
-    module = cls(**golden.init)
-    if golden.fill is not None:
-        for parameter in module.parameters():
+def _module(cls: type[nn.Module], golden: Golden, dtype: torch.dtype, device: str) -> nn.Module:
+    """The module of a case, every parameter set as `fill` says where the case says it."""
+    module = cls(**golden.init).to(device, dtype)
+    for i, parameter in enumerate(module.parameters()):
+        if golden.fill == "waves":
+            values = torch.sin(torch.arange(parameter.numel(), dtype=torch.float64) + i).reshape(parameter.shape)
+            fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
+            parameter.data.copy_(values / fan_in**0.5)
+        elif golden.fill is not None:
             nn.init.constant_(parameter, golden.fill)
-    return module
+    return module.eval()
 
 
 def _like(expected: Any, output: Tensor) -> Tensor:

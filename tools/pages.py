@@ -16,9 +16,9 @@ from torch import Tensor
 from tools import text
 from tools.bibtex import bibtex, citation_tags
 from tools.catalog import Catalog
-from tools.golden import Case, Comparison, compare
+from tools.golden import Case, Comparison, compare, count_parameters, own_name
 from tools.plots import Plots
-from tools.records import Erratum, Golden, Imbalance, ImbalanceType, Method, Paper, Result
+from tools.records import Erratum, Golden, Imbalance, ImbalanceType, Method, Paper, Result, Size
 
 TEMPLATES = Path(__file__).parent / "templates"
 KIND_NAMES = {
@@ -156,6 +156,9 @@ class Site:
         goldens = self.catalog.implemented[id].golden
         return [GoldenRow(golden, compare(self.catalog, Case(id, golden))) for golden in goldens]
 
+    def counted_sizes(self, id: str) -> list[tuple[Size, int]]:
+        return [(size, count_parameters(id, size)) for size in self.catalog.implemented[id].sizes]
+
     def toy_rows(self) -> Iterator[tuple[str, Method, Golden, list[float]]]:
         """The survey's Table 3: what each implementation gives on the toy example."""
         for id in self.catalog.fixtures["toy"].methods:
@@ -171,7 +174,8 @@ class Site:
 
     def exports_of(self, id: str) -> list[str]:
         module = import_module(f"reference_impl.{id}")
-        return sorted(module.__all__, key=lambda name: (name != id.split(".")[1], name))
+        own = own_name(id.split(".")[1], module.__all__)
+        return sorted(module.__all__, key=lambda name: (name != own, name))
 
     def citation(self, id: str) -> str:
         return bibtex(self.catalog.paper_of[id], self.paper_of(id))

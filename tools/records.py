@@ -43,6 +43,9 @@ class Golden(Record):
     An argument that is a tensor is a (nested) list, or the name of a fixture's field, `toy.iou`. `expect` is compared with the
     result, `gradient` with the gradient of the result's sum. A value that is printed with few decimals says how many;
     everything else is exact to the tolerance of the dtype.
+
+    A module is made from `init` and called in evaluation mode. `fill` sets all its parameters: to one number, or to `waves`, where element
+    k of parameter number i is sin(i + k), divided by the root of the number of elements that meet in one output.
     """
 
     name: Text
@@ -52,11 +55,35 @@ class Golden(Record):
     survey_equations: list[int] = []
     call: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")] | None = None
     init: dict[str, Any] = {}
-    fill: float | None = None
+    fill: float | Literal["waves"] | None = None
     args: dict[str, Any]
     expect: Any
     gradient: dict[str, Any] = {}
     decimals: Annotated[int, Field(ge=0, le=8)] | None = None
+
+
+class Size(Record):
+    """How many parameters a module of the paper's size has, by a source outside this project's code."""
+
+    call: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+    init: dict[str, Any]
+    parameters: Annotated[int, Field(ge=0)]
+    basis: Literal["printed", "derived", "independent"]
+    source: Text
+    derivation: Text | None = None
+
+
+class Assembly(Record):
+    """How a pyramid is put on a backbone: the class, and what it is made from.
+
+    `backbone` names the levels it reads. A class that takes `channels` reads the backbone; one that does not refines the levels of
+    another pyramid, `after`. `init` holds what else it needs, at the paper's size.
+    """
+
+    call: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+    backbone: Annotated[list[Literal["C2", "C3", "C4", "C5"]], Field(min_length=1)] = ["C2", "C3", "C4", "C5"]
+    after: MethodId | None = None
+    init: dict[str, Any] = {}
 
 
 class Mistake(Record):
@@ -117,6 +144,8 @@ class Method(Record):
     parameters: dict[str, Parameter] = {}
     plots: list[Literal["error", "shift", "aspect", "probability", "gradient_norm", "toy"]] = []
     golden: list[Golden] = []
+    sizes: list[Size] = []
+    pyramid: Assembly | None = None
     mistakes: list[Mistake] = []
     results: list[Result] = []
     relations: list[Relation] = []

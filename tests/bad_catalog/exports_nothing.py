@@ -1,4 +1,4 @@
-# expect: 1:1: __all__: must be a list of names, `a_method` among them
+# expect: 1:1: __all__: must be a list of names, `a_method` or the class of that name among them
 """A method."""
 
 from jaxtyping import Float

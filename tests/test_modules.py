@@ -1,0 +1,102 @@
+"""What every pyramid keeps, made as its entry says: any sizes, any dtype, one graph, and every parameter learns."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+
+from tests.conftest import DEVICES
+from tools.assemble import BACKBONE, assemble
+from tools.catalog import load
+
+CATALOG = load()
+PYRAMIDS = [id for id, method in CATALOG.implemented.items() if method.pyramid]
+every_pyramid = pytest.mark.parametrize("id", PYRAMIDS)
+
+NARROW = 16
+IMAGE, ODD_IMAGE = (800, 1333), (333, 500)
+
+
+def levels(id: str, image: tuple[int, int], dtype: torch.dtype = torch.float32, device: str = "cpu", shrink: int = 1) -> list[Tensor]:
+    """Backbone levels for an image, at a sixteenth of ResNet-50's channels."""
+    draw = torch.Generator().manual_seed(0)
+    method = CATALOG.methods[id]
+    assert method.pyramid
+    shapes = [
+        (BACKBONE[name][0] // NARROW, *(-(-side // BACKBONE[name][1] // shrink) for side in image)) for name in method.pyramid.backbone
+    ]
+    return [torch.randn(2, *shape, generator=draw).to(device, dtype) for shape in shapes]
+
+
+def pyramid(id: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
+    torch.manual_seed(0)
+    return assemble(CATALOG, id, shrink=NARROW).to(device, dtype)
+
+
+@every_pyramid
+@pytest.mark.parametrize("image", [IMAGE, ODD_IMAGE], ids=str)
+def test_forward_and_backward(id: str, image: tuple[int, int]) -> None:
+    """From the levels of a real image to finite levels, finest first; the gradient reaches every input and every parameter."""
+    module, given = pyramid(id), [x.requires_grad_() for x in levels(id, image, shrink=2)]
+    found = module(given)
+    assert isinstance(found, list)
+    for a, b in pairwise(found):
+        assert a.shape[-1] >= b.shape[-1]
+    sum(x.square().mean() for x in found).backward()
+    for x in (*found, *(x.grad for x in given)):
+        assert x is not None
+        assert x.isfinite().all()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, f"{name} is not used"
+        assert parameter.grad.isfinite().all(), name
+
+
+@every_pyramid
+def test_images_do_not_meet(id: str) -> None:
+    """A batch gives what each image alone gives."""
+    module, given = pyramid(id, torch.float64).eval(), levels(id, ODD_IMAGE, torch.float64, shrink=4)
+    together = module(given)
+    for i in range(2):
+        for x, alone in zip(together, module([x[i : i + 1] for x in given]), strict=True):
+            torch.testing.assert_close(x[i : i + 1], alone, rtol=1e-9, atol=1e-9)
+
+
+@every_pyramid
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_dtype_and_device_are_kept(id: str, dtype: torch.dtype, device: str) -> None:
+    for x in pyramid(id, dtype, device)(levels(id, ODD_IMAGE, dtype, device, shrink=4)):
+        assert x.dtype is dtype
+        assert x.device.type == device
+        assert x.isfinite().all()
+
+
+@every_pyramid
+def test_inputs_are_not_modified(id: str) -> None:
+    given = levels(id, ODD_IMAGE, shrink=4)
+    pyramid(id)(given)
+    assert all(x._version == 0 for x in given)
+
+
+@every_pyramid
+def test_one_graph_for_all_sizes(id: str) -> None:
+    """One for the first image, and one for every other size."""
+    counter = CompileCounter()
+    compiled = torch.compile(pyramid(id).eval(), fullgraph=True, backend=counter)
+    for image in ((256, 320), (288, 416), (352, 384), (416, 512)):
+        compiled(levels(id, image, shrink=2))
+    assert int(counter.frame_count) <= 2
+
+
+@every_pyramid
+def test_wrong_levels_are_named(id: str) -> None:
+    """Too few levels, other channels, coarsest first, and something that is no tensor."""
+    module, given = pyramid(id), levels(id, ODD_IMAGE, shrink=4)
+    with pytest.raises(ValueError, match=r"`levels` has \d feature maps; expected"):
+        module([*given, given[-1]])
+    with pytest.raises(ValueError, match=r"`levels\[0\]` has shape .* expected"):
+        module([torch.cat((given[0], given[0]), 1), *given[1:]])
+    with pytest.raises(TypeError, match=r"`levels\[0\]` is torch.int64; expected"):
+        module([given[0].long(), *given[1:]])
