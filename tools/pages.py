@@ -16,6 +16,7 @@ from torch import Tensor
 from tools import text
 from tools.bibtex import bibtex, citation_tags
 from tools.catalog import Catalog
+from tools.figures import Figures, figures
 from tools.golden import Case, Comparison, compare, count_parameters, own_name
 from tools.plots import Plots
 from tools.pyramids import Measured, box_statistics, measure
@@ -95,6 +96,8 @@ class Site:
             self._page(f"{name}.md", f"{name.replace('/', '_')}.md")
         for name in self.kinds:
             self._page(f"api/{name}.md", "api.md", kind=name, name=KIND_NAMES[name], package=f"reference_impl.{name}")
+        self._page("figures.md", "figures.md")
+        self._page("regression_simulation.md", "regression_simulation.md")
         self._page("pyramids.md", "pyramids.md", boxes=box_statistics())
         self._page("api/ops.md", "api.md", kind="ops", name="Shared parts", package="reference_impl.ops")
         self._page("api/measure.md", "api.md", kind="measure", name="Measures", package="reference_impl.measure")
@@ -167,6 +170,10 @@ class Site:
         """Every pyramid, measured; those that balance object scale first."""
         known = dict(self.methods_of("object_scale") + self.methods_of("feature_level"))
         return {id: measure(self.catalog, id) for id, method in known.items() if method.pyramid}
+
+    @cached_property
+    def figures(self) -> Figures:
+        return figures(self.catalog)
 
     def toy_rows(self) -> Iterator[tuple[str, Method, Golden, list[float]]]:
         """The survey's Table 3: what each implementation gives on the toy example."""
