@@ -1,0 +1,165 @@
+"""Feature-level imbalance, measured: what reaches each pyramid level, by how long a way, and how much of it a box gets.
+
+The survey (Sec. 5.2) calls a pyramid balanced when low- and high-level features reach every level evenly, and asks (Sec. 5.4.1) for numbers
+on the abstractness, the coarseness and the cardinality of the levels.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from reference_impl.ops.boxes import box_area
+from reference_impl.ops.checked import checked
+
+__all__ = ["Graph", "Node", "backbone_shares", "boxes_per_level", "cells_per_box", "effective_levels", "path_lengths", "trace"]
+
+Pyramid = Callable[[list[Tensor]], Sequence[Tensor]]
+
+LAYERS = {"convolution", "addmm", "mm", "bmm"}
+UNREACHED = -1
+
+
+def backbone_shares(pyramid: Pyramid, levels: Sequence[Tensor], noise: Sequence[Tensor] | None = None) -> Float[Tensor, "p c"]:
+    r"""How much of each pyramid level comes from each backbone level.
+
+    $$ s_{ji} = \frac{\lVert \partial P_j / \partial C_i \rVert_F^2}{\sum_k \lVert \partial P_j / \partial C_k \rVert_F^2} $$
+
+    To first order this is the share of the variance of $P_j$ that independent noise of the same strength in every element of the backbone
+    causes through $C_i$. The norms are estimated without bias by the gradients of randomly weighted sums of $P_j$.
+
+    Args:
+        pyramid: backbone levels -> pyramid levels.
+        levels: backbone levels `[b c_i h_i w_i]`, finest first. The more images, the better the estimate.
+        noise: the weights of each pyramid level, standard normal, in its shape; a fresh draw by default.
+
+    Returns:
+        The shares, in [0, 1]; a row sums to 1, or to 0 where nothing reaches the level.
+    """
+    given = [x.detach().requires_grad_() for x in levels]
+    found = pyramid(given)
+    noise = [torch.randn_like(x) for x in found] if noise is None else noise
+    rows = []
+    for x, weight in zip(found, noise, strict=True):
+        gradients = torch.autograd.grad(x, given, weight, retain_graph=True, allow_unused=True)
+        rows.append(torch.stack([x.new_zeros(()) if g is None else g.square().sum() for g in gradients]))
+    squares = torch.stack(rows)
+    return squares / squares.sum(-1, keepdim=True).clamp(min=torch.finfo(squares.dtype).tiny)
+
+
+@checked
+def effective_levels(shares: Float[Tensor, "*batch c"]) -> Float[Tensor, "*batch"]:
+    r"""The number of backbone levels that would be in a pyramid level if its shares were even: 1 for a single one, $c$ for perfect balance.
+
+    $$ n_j = \exp\Bigl(-\sum_i s_{ji} \ln s_{ji}\Bigr) $$
+
+    Args:
+        shares: $s_{ji}$, of the backbone levels in a pyramid level; they sum to 1.
+    """
+    entropy: Tensor = torch.special.entr(shares).sum(-1)
+    return entropy.exp()
+
+
+@checked
+def cells_per_box(boxes: Float[Tensor, "*batch n 4"], level: Int[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+    r"""Coarseness and cardinality: how many cells of its level a box covers, $wh / 4^k$ for a level of stride $2^k$.
+
+    Args:
+        boxes: absolute `(x1, y1, x2, y2)` in pixels of the network's input.
+        level: $k$ of each box.
+    """
+    return torch.ldexp(box_area(boxes), -2 * level)
+
+
+@checked
+def boxes_per_level(
+    level: Int[Tensor, "*batch n"], valid: Bool[Tensor, "*batch n"], *, finest: int = 2, coarsest: int = 5
+) -> Int[Tensor, "*batch levels"]:
+    """How many boxes train each level.
+
+    Args:
+        level: of each box, from `finest` to `coarsest`.
+        valid: which boxes are no padding.
+
+    Returns:
+        A count for each level, finest first.
+    """
+    counts = torch.zeros(*level.shape[:-1], coarsest - finest + 1, dtype=torch.int64, device=level.device)
+    return counts.scatter_add(-1, level - finest, valid.long())
+
+
+@dataclass(frozen=True)
+class Node:
+    """A tensor of a module's graph.
+
+    Attributes:
+        op: the operation of `torch.ops.aten` that made it, or `input`.
+        sources: the nodes that it was made from.
+        shape: of the tensor.
+        weights: shapes of the parameters that the operation used.
+    """
+
+    op: str
+    sources: tuple[int, ...]
+    shape: tuple[int, ...]
+    weights: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What a module computed, in order: `nodes[:inputs]` were given, `outputs` says which nodes were returned."""
+
+    nodes: tuple[Node, ...]
+    inputs: int
+    outputs: tuple[int, ...]
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes down every operation on tensors that depend on the inputs."""
+
+    def __init__(self, inputs: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.nodes = [Node("input", (), tuple(x.shape)) for x in inputs]
+        self.made_by = {id(x): i for i, x in enumerate(inputs)}
+        self.alive: list[Any] = list(inputs)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        sources = tuple(dict.fromkeys(self.made_by[id(x)] for x in tensors if id(x) in self.made_by))
+        weights = tuple(tuple(x.shape) for x in tensors if id(x) not in self.made_by)
+        result = func(*args, **(kwargs or {}))
+        for x in tree_leaves(result) if sources else ():
+            if isinstance(x, Tensor):
+                self.made_by[id(x)] = len(self.nodes)
+                self.alive.append(x)
+                self.nodes.append(Node(func.overloadpacket.__name__, sources, tuple(x.shape), weights))
+        return result
+
+
+def trace(pyramid: nn.Module, levels: Sequence[Tensor]) -> Graph:
+    """The graph of a module, recorded while it runs. Tensors on the `meta` device cost neither time nor memory.
+
+    Args:
+        pyramid: backbone levels -> pyramid levels.
+        levels: backbone levels `[b c_i h_i w_i]`, finest first.
+    """
+    with torch.no_grad(), _Recorder(levels) as recorder:
+        outputs = pyramid(list(levels))
+    return Graph(tuple(recorder.nodes), len(levels), tuple(recorder.made_by[id(x)] for x in outputs))
+
+
+def path_lengths(graph: Graph) -> Int[Tensor, "p c"]:
+    """How many layers with weights lie on the shortest way from each backbone level to each pyramid level; -1 where there is none."""
+    table = []
+    for start in range(graph.inputs):
+        length = [0 if i == start else UNREACHED for i in range(graph.inputs)]
+        for node in graph.nodes[graph.inputs :]:
+            reached = [length[s] for s in node.sources if length[s] != UNREACHED]
+            length.append(min(reached) + (node.op in LAYERS and bool(node.weights)) if reached else UNREACHED)
+        table.append([length[i] for i in graph.outputs])
+    return torch.tensor(table).T
