@@ -2,5 +2,6 @@
 
 from reference_impl.pyramids.fpn import FPN, roi_level
 from reference_impl.pyramids.pyramid_convolution import PyramidConvolution
+from reference_impl.pyramids.trident import Trident, scale_aware_assignment, scale_aware_boxes
 
-__all__ = ["FPN", "PyramidConvolution", "roi_level"]
+__all__ = ["FPN", "PyramidConvolution", "Trident", "roi_level", "scale_aware_assignment", "scale_aware_boxes"]
