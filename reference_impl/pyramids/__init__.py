@@ -2,7 +2,18 @@
 
 from reference_impl.pyramids.detnet import DetNet
 from reference_impl.pyramids.fpn import FPN, roi_level
+from reference_impl.pyramids.multi_scale_contextual_features import ContextInjection, MultiScaleContextualFeatures
 from reference_impl.pyramids.pyramid_convolution import PyramidConvolution
 from reference_impl.pyramids.trident import Trident, scale_aware_assignment, scale_aware_boxes
 
-__all__ = ["FPN", "DetNet", "PyramidConvolution", "Trident", "roi_level", "scale_aware_assignment", "scale_aware_boxes"]
+__all__ = [
+    "FPN",
+    "ContextInjection",
+    "DetNet",
+    "MultiScaleContextualFeatures",
+    "PyramidConvolution",
+    "Trident",
+    "roi_level",
+    "scale_aware_assignment",
+    "scale_aware_boxes",
+]
