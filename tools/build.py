@@ -72,6 +72,7 @@ def navigation(catalog: Catalog, site: Site) -> list[dict[str, object]]:
         "api/index.md",
         *[{KIND_NAMES[k]: f"api/{k}.md"} for k in site.kinds],
         {"Shared parts": "api/ops.md"},
+        {"Measures": "api/measure.md"},
         {"Benchmarks": "benchmarks.md"},
     ]
     return [
@@ -79,6 +80,7 @@ def navigation(catalog: Catalog, site: Site) -> list[dict[str, object]]:
         {"Problems": problems},
         {"Methods": methods},
         {"Papers": ["papers/index.md"]},
+        {"Pyramids": "pyramids.md"},
         {"Tables": "tables.md"},
         {"Errata": "errata.md"},
         {"Open issues": "open_issues.md"},

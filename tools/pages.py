@@ -18,6 +18,7 @@ from tools.bibtex import bibtex, citation_tags
 from tools.catalog import Catalog
 from tools.golden import Case, Comparison, compare, count_parameters, own_name
 from tools.plots import Plots
+from tools.pyramids import Measured, box_statistics, measure
 from tools.records import Erratum, Golden, Imbalance, ImbalanceType, Method, Paper, Result, Size
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -94,7 +95,9 @@ class Site:
             self._page(f"{name}.md", f"{name.replace('/', '_')}.md")
         for name in self.kinds:
             self._page(f"api/{name}.md", "api.md", kind=name, name=KIND_NAMES[name], package=f"reference_impl.{name}")
+        self._page("pyramids.md", "pyramids.md", boxes=box_statistics())
         self._page("api/ops.md", "api.md", kind="ops", name="Shared parts", package="reference_impl.ops")
+        self._page("api/measure.md", "api.md", kind="measure", name="Measures", package="reference_impl.measure")
         self._page("api/index.md", "api_index.md")
         self.files["catalog.bib"] = "\n".join(bibtex(key, paper) for key, paper in self.catalog.papers.items())
         self.files["catalog.json"] = json.dumps(self._data(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
@@ -159,6 +162,12 @@ class Site:
     def counted_sizes(self, id: str) -> list[tuple[Size, int]]:
         return [(size, count_parameters(id, size)) for size in self.catalog.implemented[id].sizes]
 
+    @cached_property
+    def pyramids(self) -> dict[str, Measured]:
+        """Every pyramid, measured; those that balance object scale first."""
+        known = dict(self.methods_of("object_scale") + self.methods_of("feature_level"))
+        return {id: measure(self.catalog, id) for id, method in known.items() if method.pyramid}
+
     def toy_rows(self) -> Iterator[tuple[str, Method, Golden, list[float]]]:
         """The survey's Table 3: what each implementation gives on the toy example."""
         for id in self.catalog.fixtures["toy"].methods:
@@ -169,8 +178,8 @@ class Site:
     def source_of(self, id: str) -> str:
         return (self.catalog.root / "reference_impl" / f"{id.replace('.', '/')}.py").read_text()
 
-    def ops_modules(self) -> list[str]:
-        return sorted(p.stem for p in (self.catalog.root / "reference_impl" / "ops").glob("*.py") if p.stem != "__init__")
+    def modules_of(self, kind: str) -> list[str]:
+        return sorted(p.stem for p in (self.catalog.root / "reference_impl" / kind).glob("*.py") if p.stem != "__init__")
 
     def exports_of(self, id: str) -> list[str]:
         module = import_module(f"reference_impl.{id}")
