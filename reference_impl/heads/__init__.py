@@ -6,6 +6,12 @@ from reference_impl.heads.objectness_module import ObjectnessModule, objectness_
 from reference_impl.heads.optimal_bias import optimal_bias
 from reference_impl.heads.prior_bias import prior_bias
 from reference_impl.heads.residual_objectness import ResidualObjectnessHead, residual_objectness, residual_objectness_loss
+from reference_impl.heads.side_aware_boundary_localization import (
+    SideAwareBoundaryLocalization,
+    bucket_targets,
+    bucketing_loss,
+    decode_buckets,
+)
 from reference_impl.heads.simcal import CalibrationHead, bilevel_sampling, draw_classes, simcal
 
 __all__ = [
@@ -13,9 +19,13 @@ __all__ = [
     "CalibrationHead",
     "ObjectnessModule",
     "ResidualObjectnessHead",
+    "SideAwareBoundaryLocalization",
     "anchor_refinement",
     "bilevel_sampling",
+    "bucket_targets",
+    "bucketing_loss",
     "class_similarity",
+    "decode_buckets",
     "draw_classes",
     "hierarchical_finetuning",
     "hierarchical_groups",
