@@ -1,6 +1,7 @@
 """Pyramids: backbone or pyramid levels in, finest first, pyramid levels out; modules."""
 
 from reference_impl.pyramids.detnet import DetNet
+from reference_impl.pyramids.efficient_featurized_image_pyramid import EfficientFeaturizedImagePyramid
 from reference_impl.pyramids.fpn import FPN, roi_level
 from reference_impl.pyramids.multi_scale_contextual_features import ContextInjection, MultiScaleContextualFeatures
 from reference_impl.pyramids.pyramid_convolution import PyramidConvolution
@@ -10,6 +11,7 @@ __all__ = [
     "FPN",
     "ContextInjection",
     "DetNet",
+    "EfficientFeaturizedImagePyramid",
     "MultiScaleContextualFeatures",
     "PyramidConvolution",
     "Trident",
