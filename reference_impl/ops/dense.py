@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
+
+from reference_impl.ops.numerics import is_plain
 
 __all__ = ["own_class", "row_blocks", "sum_over_classes"]
 
@@ -39,7 +40,7 @@ def sum_over_classes(logits: Tensor, labels: Tensor, formula: Formula, kernel: K
     Returns:
         One loss for each box.
     """
-    if torch.compiler.is_compiling() or logits.numel() < SMALL or _is_transformed(logits):
+    if logits.numel() < SMALL or not is_plain(logits):
         return formula(logits, labels)
     if not (torch.is_grad_enabled() and logits.requires_grad):
         return _by_blocks(logits, labels, kernel, with_gradient=False)[0]
@@ -75,7 +76,7 @@ class _SumOverClasses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None, None]:
-        if torch.is_grad_enabled() or _is_transformed(outer):
+        if torch.is_grad_enabled() or not is_plain(outer):
             logits, labels = ctx.saved_tensors
             with torch.enable_grad():
                 loss = ctx.formula(logits, labels)
@@ -106,9 +107,3 @@ def _by_blocks(logits: Tensor, labels: Tensor, kernel: Kernel, *, with_gradient:
 def _put(block: Tensor, index: Tensor, wanted: Tensor, own: Tensor) -> Tensor:
     """Overwrite one entry of each wanted row."""
     return block.scatter_(-1, index, torch.where(wanted, own, block.gather(-1, index)))
-
-
-def _is_transformed(x: Tensor) -> bool:
-    """Whether `x` has a meaning beyond its values, which only differentiable operations keep."""
-    batched = torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(x)
-    return batched or unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
