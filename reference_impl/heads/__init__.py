@@ -7,8 +7,10 @@ from reference_impl.heads.optimal_bias import optimal_bias
 from reference_impl.heads.prior_bias import prior_bias
 from reference_impl.heads.residual_objectness import ResidualObjectnessHead, residual_objectness, residual_objectness_loss
 from reference_impl.heads.simcal import CalibrationHead, bilevel_sampling, draw_classes, simcal
+from reference_impl.heads.ssd import SSD, decode_offsets, encode_offsets
 
 __all__ = [
+    "SSD",
     "AnchorRefinementModule",
     "CalibrationHead",
     "ObjectnessModule",
@@ -16,7 +18,9 @@ __all__ = [
     "anchor_refinement",
     "bilevel_sampling",
     "class_similarity",
+    "decode_offsets",
     "draw_classes",
+    "encode_offsets",
     "hierarchical_finetuning",
     "hierarchical_groups",
     "objectness_module",
