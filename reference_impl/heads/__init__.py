@@ -13,8 +13,10 @@ from reference_impl.heads.side_aware_boundary_localization import (
     decode_buckets,
 )
 from reference_impl.heads.simcal import CalibrationHead, bilevel_sampling, draw_classes, simcal
+from reference_impl.heads.ssd import SSD, decode_offsets, encode_offsets
 
 __all__ = [
+    "SSD",
     "AnchorRefinementModule",
     "CalibrationHead",
     "ObjectnessModule",
@@ -26,7 +28,9 @@ __all__ = [
     "bucketing_loss",
     "class_similarity",
     "decode_buckets",
+    "decode_offsets",
     "draw_classes",
+    "encode_offsets",
     "hierarchical_finetuning",
     "hierarchical_groups",
     "objectness_module",
