@@ -13,6 +13,14 @@ from reference_impl.heads.side_aware_boundary_localization import (
     decode_buckets,
 )
 from reference_impl.heads.simcal import CalibrationHead, bilevel_sampling, draw_classes, simcal
+from reference_impl.heads.soft_iou import (
+    SoftIoU,
+    agglomerative_clusters,
+    em_merger,
+    merged_boxes,
+    soft_iou_loss,
+    soft_iou_score,
+)
 
 __all__ = [
     "AnchorRefinementModule",
@@ -20,6 +28,8 @@ __all__ = [
     "ObjectnessModule",
     "ResidualObjectnessHead",
     "SideAwareBoundaryLocalization",
+    "SoftIoU",
+    "agglomerative_clusters",
     "anchor_refinement",
     "bilevel_sampling",
     "bucket_targets",
@@ -27,13 +37,17 @@ __all__ = [
     "class_similarity",
     "decode_buckets",
     "draw_classes",
+    "em_merger",
     "hierarchical_finetuning",
     "hierarchical_groups",
+    "merged_boxes",
     "objectness_module",
     "optimal_bias",
     "prior_bias",
     "residual_objectness",
     "residual_objectness_loss",
     "simcal",
+    "soft_iou_loss",
+    "soft_iou_score",
     "without_easy_anchors",
 ]
