@@ -2,6 +2,7 @@
 
 from reference_impl.heads.anchor_refinement import AnchorRefinementModule, anchor_refinement
 from reference_impl.heads.hierarchical_finetuning import class_similarity, hierarchical_finetuning, hierarchical_groups
+from reference_impl.heads.learning_to_rank import LearningToRank, pairwise_ranking_loss
 from reference_impl.heads.objectness_module import ObjectnessModule, objectness_module, without_easy_anchors
 from reference_impl.heads.optimal_bias import optimal_bias
 from reference_impl.heads.prior_bias import prior_bias
@@ -25,6 +26,7 @@ from reference_impl.heads.soft_iou import (
 __all__ = [
     "AnchorRefinementModule",
     "CalibrationHead",
+    "LearningToRank",
     "ObjectnessModule",
     "ResidualObjectnessHead",
     "SideAwareBoundaryLocalization",
@@ -43,6 +45,7 @@ __all__ = [
     "merged_boxes",
     "objectness_module",
     "optimal_bias",
+    "pairwise_ranking_loss",
     "prior_bias",
     "residual_objectness",
     "residual_objectness_loss",
