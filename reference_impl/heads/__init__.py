@@ -3,6 +3,7 @@
 from reference_impl.heads.anchor_refinement import AnchorRefinementModule, anchor_refinement
 from reference_impl.heads.hierarchical_finetuning import class_similarity, hierarchical_finetuning, hierarchical_groups
 from reference_impl.heads.learning_to_rank import LearningToRank, pairwise_ranking_loss
+from reference_impl.heads.meta_anchor import MetaAnchor, prior_code
 from reference_impl.heads.objectness_module import ObjectnessModule, objectness_module, without_easy_anchors
 from reference_impl.heads.optimal_bias import optimal_bias
 from reference_impl.heads.prior_bias import prior_bias
@@ -27,6 +28,7 @@ __all__ = [
     "AnchorRefinementModule",
     "CalibrationHead",
     "LearningToRank",
+    "MetaAnchor",
     "ObjectnessModule",
     "ResidualObjectnessHead",
     "SideAwareBoundaryLocalization",
@@ -47,6 +49,7 @@ __all__ = [
     "optimal_bias",
     "pairwise_ranking_loss",
     "prior_bias",
+    "prior_code",
     "residual_objectness",
     "residual_objectness_loss",
     "simcal",
