@@ -2,6 +2,8 @@
 
 from reference_impl.heads.anchor_refinement import AnchorRefinementModule, anchor_refinement
 from reference_impl.heads.hierarchical_finetuning import class_similarity, hierarchical_finetuning, hierarchical_groups
+from reference_impl.heads.learning_to_rank import LearningToRank, pairwise_ranking_loss
+from reference_impl.heads.meta_anchor import MetaAnchor, prior_code
 from reference_impl.heads.objectness_module import ObjectnessModule, objectness_module, without_easy_anchors
 from reference_impl.heads.optimal_bias import optimal_bias
 from reference_impl.heads.prior_bias import prior_bias
@@ -14,14 +16,26 @@ from reference_impl.heads.side_aware_boundary_localization import (
 )
 from reference_impl.heads.simcal import CalibrationHead, bilevel_sampling, draw_classes, simcal
 from reference_impl.heads.ssd import SSD, decode_offsets, encode_offsets
+from reference_impl.heads.soft_iou import (
+    SoftIoU,
+    agglomerative_clusters,
+    em_merger,
+    merged_boxes,
+    soft_iou_loss,
+    soft_iou_score,
+)
 
 __all__ = [
     "SSD",
     "AnchorRefinementModule",
     "CalibrationHead",
+    "LearningToRank",
+    "MetaAnchor",
     "ObjectnessModule",
     "ResidualObjectnessHead",
     "SideAwareBoundaryLocalization",
+    "SoftIoU",
+    "agglomerative_clusters",
     "anchor_refinement",
     "bilevel_sampling",
     "bucket_targets",
@@ -31,13 +45,19 @@ __all__ = [
     "decode_offsets",
     "draw_classes",
     "encode_offsets",
+    "em_merger",
     "hierarchical_finetuning",
     "hierarchical_groups",
+    "merged_boxes",
     "objectness_module",
     "optimal_bias",
+    "pairwise_ranking_loss",
     "prior_bias",
+    "prior_code",
     "residual_objectness",
     "residual_objectness_loss",
     "simcal",
+    "soft_iou_loss",
+    "soft_iou_score",
     "without_easy_anchors",
 ]
