@@ -1,6 +1,7 @@
 """Heads: features and boxes in, predictions out; a module where there are parameters."""
 
 from reference_impl.heads.anchor_refinement import AnchorRefinementModule, anchor_refinement
+from reference_impl.heads.class_adaptive_threshold import class_adaptive_threshold
 from reference_impl.heads.hierarchical_finetuning import class_similarity, hierarchical_finetuning, hierarchical_groups
 from reference_impl.heads.objectness_module import ObjectnessModule, objectness_module, without_easy_anchors
 from reference_impl.heads.optimal_bias import optimal_bias
@@ -15,6 +16,7 @@ __all__ = [
     "ResidualObjectnessHead",
     "anchor_refinement",
     "bilevel_sampling",
+    "class_adaptive_threshold",
     "class_similarity",
     "draw_classes",
     "hierarchical_finetuning",
