@@ -17,11 +17,20 @@ from reference_impl.generation.cut_paste import blurred_mask, cut_paste, hides_a
 from reference_impl.generation.instance_switching import instance_switching, switching_candidates, switching_weight
 from reference_impl.generation.iou_uniform import iou_uniform
 from reference_impl.generation.positive_roi import bounding_box_generator, iou_quantile, positive_roi
+from reference_impl.generation.task_aware_synthesis import (
+    RealismNetwork,
+    SynthesiserNetwork,
+    discriminator_loss,
+    synthesiser_loss,
+    task_aware_synthesis,
+)
 
 __all__ = [
     "ContextNetwork",
     "OcclusionNetwork",
+    "RealismNetwork",
     "RotationNetwork",
+    "SynthesiserNetwork",
     "adversarial_dropout",
     "adversarial_transformer",
     "background_contexts",
@@ -31,6 +40,7 @@ __all__ = [
     "context_frames",
     "context_guided_pasting",
     "cut_paste",
+    "discriminator_loss",
     "drawn_places",
     "fitting_instances",
     "hardest_window",
@@ -44,5 +54,7 @@ __all__ = [
     "random_shift",
     "switching_candidates",
     "switching_weight",
+    "synthesiser_loss",
+    "task_aware_synthesis",
     "uncovered",
 ]

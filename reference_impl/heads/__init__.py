@@ -1,6 +1,7 @@
 """Heads: features and boxes in, predictions out; a module where there are parameters."""
 
 from reference_impl.heads.anchor_refinement import AnchorRefinementModule, anchor_refinement
+from reference_impl.heads.class_adaptive_threshold import class_adaptive_threshold
 from reference_impl.heads.hierarchical_finetuning import class_similarity, hierarchical_finetuning, hierarchical_groups
 from reference_impl.heads.learning_to_rank import LearningToRank, pairwise_ranking_loss
 from reference_impl.heads.meta_anchor import MetaAnchor, prior_code
@@ -40,6 +41,7 @@ __all__ = [
     "bilevel_sampling",
     "bucket_targets",
     "bucketing_loss",
+    "class_adaptive_threshold",
     "class_similarity",
     "decode_buckets",
     "decode_offsets",

@@ -7,7 +7,7 @@ Boxes are absolute `(x1, y1, x2, y2)` with `x1 <= x2`, `y1 <= y2`. Every functio
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reference_impl.ops.checked import checked
@@ -24,6 +24,7 @@ __all__ = [
     "decode_deltas",
     "enclosing_box",
     "encode_deltas",
+    "mask_box",
     "squared_center_distance",
 ]
 
@@ -196,3 +197,18 @@ def decode_deltas(deltas: Float[Tensor, "*#batch 4"], reference: Float[Tensor, "
     center = box_center(reference) + deltas[..., :2] * size
     half = size * deltas[..., 2:].exp() / 2
     return torch.cat((center - half, center + half), -1)
+
+
+@checked
+def mask_box(mask: Bool[Tensor, "*batch n m"]) -> Int[Tensor, "*batch 4"]:
+    """The tight box around the pixels of a mask, `(x1, y1, x2, y2)`, where pixel `i` reaches from `i` to `i + 1`; zeros without any."""
+    left, right = _extent(mask.any(-2))
+    top, bottom = _extent(mask.any(-1))
+    return torch.stack((left, top, right, bottom), -1)
+
+
+def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
+    """From where to where along the last dimension; 0 and 0 where nothing is."""
+    first = (occupied.cumsum(-1) == 0).sum(-1)
+    last = (occupied.flip(-1).cumsum(-1) > 0).sum(-1)
+    return first.where(occupied.any(-1), 0), last
