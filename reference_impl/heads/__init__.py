@@ -16,7 +16,6 @@ from reference_impl.heads.side_aware_boundary_localization import (
     decode_buckets,
 )
 from reference_impl.heads.simcal import CalibrationHead, bilevel_sampling, draw_classes, simcal
-from reference_impl.heads.ssd import SSD, decode_offsets, encode_offsets
 from reference_impl.heads.soft_iou import (
     SoftIoU,
     agglomerative_clusters,
@@ -25,6 +24,7 @@ from reference_impl.heads.soft_iou import (
     soft_iou_loss,
     soft_iou_score,
 )
+from reference_impl.heads.ssd import SSD, decode_offsets, encode_offsets
 
 __all__ = [
     "SSD",
@@ -46,8 +46,8 @@ __all__ = [
     "decode_buckets",
     "decode_offsets",
     "draw_classes",
-    "encode_offsets",
     "em_merger",
+    "encode_offsets",
     "hierarchical_finetuning",
     "hierarchical_groups",
     "merged_boxes",
