@@ -1,6 +1,7 @@
 """Heads: features and boxes in, predictions out; a module where there are parameters."""
 
 from reference_impl.heads.anchor_refinement import AnchorRefinementModule, anchor_refinement
+from reference_impl.heads.fine_grained_dynamic_head import FineGrainedDynamicHead, restricted_tanh
 from reference_impl.heads.hierarchical_finetuning import class_similarity, hierarchical_finetuning, hierarchical_groups
 from reference_impl.heads.objectness_module import ObjectnessModule, objectness_module, without_easy_anchors
 from reference_impl.heads.optimal_bias import optimal_bias
@@ -11,6 +12,7 @@ from reference_impl.heads.simcal import CalibrationHead, bilevel_sampling, draw_
 __all__ = [
     "AnchorRefinementModule",
     "CalibrationHead",
+    "FineGrainedDynamicHead",
     "ObjectnessModule",
     "ResidualObjectnessHead",
     "anchor_refinement",
@@ -24,6 +26,7 @@ __all__ = [
     "prior_bias",
     "residual_objectness",
     "residual_objectness_loss",
+    "restricted_tanh",
     "simcal",
     "without_easy_anchors",
 ]
