@@ -1,6 +1,7 @@
 """Heads: features and boxes in, predictions out; a module where there are parameters."""
 
 from reference_impl.heads.anchor_refinement import AnchorRefinementModule, anchor_refinement
+from reference_impl.heads.fine_grained_dynamic_head import FineGrainedDynamicHead, restricted_tanh
 from reference_impl.heads.class_adaptive_threshold import class_adaptive_threshold
 from reference_impl.heads.hierarchical_finetuning import class_similarity, hierarchical_finetuning, hierarchical_groups
 from reference_impl.heads.learning_to_rank import LearningToRank, pairwise_ranking_loss
@@ -30,6 +31,7 @@ __all__ = [
     "SSD",
     "AnchorRefinementModule",
     "CalibrationHead",
+    "FineGrainedDynamicHead",
     "LearningToRank",
     "MetaAnchor",
     "ObjectnessModule",
@@ -58,6 +60,7 @@ __all__ = [
     "prior_code",
     "residual_objectness",
     "residual_objectness_loss",
+    "restricted_tanh",
     "simcal",
     "soft_iou_loss",
     "soft_iou_score",
