@@ -2,6 +2,7 @@
 
 import json
 import posixpath
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,10 +17,12 @@ from torch import Tensor
 from tools import text
 from tools.bibtex import bibtex, citation_tags
 from tools.catalog import Catalog
+from tools.figures import Figures, figures
 from tools.golden import Case, Comparison, compare, count_parameters, own_name
 from tools.plots import Plots
 from tools.pyramids import Measured, box_statistics, measure
 from tools.records import Erratum, Golden, Imbalance, ImbalanceType, Method, Paper, Result, Size
+from tools.samplers import Batch, Outcome, batch, outcome
 
 TEMPLATES = Path(__file__).parent / "templates"
 KIND_NAMES = {
@@ -95,6 +98,8 @@ class Site:
             self._page(f"{name}.md", f"{name.replace('/', '_')}.md")
         for name in self.kinds:
             self._page(f"api/{name}.md", "api.md", kind=name, name=KIND_NAMES[name], package=f"reference_impl.{name}")
+        self._page("figures.md", "figures.md")
+        self._page("regression_simulation.md", "regression_simulation.md")
         self._page("pyramids.md", "pyramids.md", boxes=box_statistics())
         self._page("api/ops.md", "api.md", kind="ops", name="Shared parts", package="reference_impl.ops")
         self._page("api/measure.md", "api.md", kind="measure", name="Measures", package="reference_impl.measure")
@@ -167,6 +172,36 @@ class Site:
         """Every pyramid, measured; those that balance object scale first."""
         known = dict(self.methods_of("object_scale") + self.methods_of("feature_level"))
         return {id: measure(self.catalog, id) for id, method in known.items() if method.pyramid}
+
+    def cost(self, id: str) -> str:
+        """What a method costs in a word: the size of its module, or the time of its function."""
+        if measured := self.pyramids.get(id):
+            return f"{measured.parameters / 1e6:.1f} million parameters, {measured.gigaflops:.0f} billion operations"
+        if sizes := self.catalog.implemented[id].sizes:
+            return f"{sizes[0].parameters / 1e6:.1f} million parameters"
+        return self.milliseconds.get(id.split(".")[1], "")
+
+    @cached_property
+    def milliseconds(self) -> dict[str, str]:
+        """The times that stand in the table of the benchmarks."""
+        rows = [
+            line.split("|") for line in (self.catalog.root / "docs" / "benchmarks.md").read_text().splitlines() if line.startswith("| ")
+        ]
+        return {row[1].split(",")[0].strip(): f"{float(row[2]):.3g} ms" for row in rows if re.fullmatch(r" [\d.e+]+ ", row[2])}
+
+    @cached_property
+    def batch(self) -> Batch:
+        return batch()
+
+    @cached_property
+    def outcomes(self) -> dict[str, Outcome]:
+        """What each sampler and weight does to the batch, as far as the batch has what it takes."""
+        ids = [id for id in self.catalog.implemented if id.startswith(("sampling.", "losses."))]
+        return {id: found for id in ids if (found := outcome(self.catalog, id))}
+
+    @cached_property
+    def figures(self) -> Figures:
+        return figures(self.catalog)
 
     def toy_rows(self) -> Iterator[tuple[str, Method, Golden, list[float]]]:
         """The survey's Table 3: what each implementation gives on the toy example."""

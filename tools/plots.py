@@ -11,10 +11,10 @@ from markupsafe import Markup
 from torch import Tensor
 
 from tools.catalog import Catalog
+from tools.charts import Axis, Series, line_chart
 from tools.golden import parameters, resolve
 
 POINTS = 241
-WIDTH, HEIGHT, MARGIN = 420, 260, 36
 
 
 @dataclass(frozen=True)
@@ -172,55 +172,8 @@ def axis(sweep: Sweep) -> Tensor:
 
 
 def _panel(sweep: Sweep, curves: list[Curve], id: str, which: str) -> Markup:
-    series = [(c.id, getattr(c, which)) for c in curves]
-    inside = [v for _, values in series for v in values if abs(v) <= sweep.clip]
-    low, high = min(inside, default=0.0), max(inside, default=1.0)
-    low, high = min(low, 0.0), max(high, 0.0) if high > low else low + 1
-    ticks = nice_ticks(low, high)
-    low, high = min(low, ticks[0]), max(high, ticks[-1])
-
-    def across(v: float) -> float:
-        a, b, v = (math.log(sweep.low), math.log(sweep.high), math.log(v)) if sweep.log else (sweep.low, sweep.high, v)
-        return MARGIN + (v - a) / (b - a) * (WIDTH - MARGIN - 8)
-
-    def up(v: float) -> float:
-        return 10 + (high - v) / (high - low) * (HEIGHT - 10 - MARGIN)
-
-    columns = [0.2, 0.5, 1.0, 2.0, 5.0] if sweep.log else [t for t in nice_ticks(sweep.low, sweep.high) if sweep.low <= t <= sweep.high]
-    parts = [f'<line class="grid" x1="{MARGIN}" x2="{WIDTH - 8}" y1="{up(t):.1f}" y2="{up(t):.1f}"/>' for t in ticks]
-    parts += [f'<text x="{MARGIN - 6}" y="{up(t) + 4:.1f}" text-anchor="end">{_number(t)}</text>' for t in ticks]
-    parts += [f'<text x="{across(c):.1f}" y="{HEIGHT - MARGIN + 16}" text-anchor="middle">{_number(c)}</text>' for c in columns]
+    series = [Series(getattr(c, which), "main" if c.id == id else "other" if c.id else "baseline", c.id) for c in curves]
     label = sweep.axis if which == "value" else f"{sweep.gradient}, over {sweep.axis}"
-    parts.append(f'<text class="axis" x="{(WIDTH + MARGIN) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{label}</text>')
-    xs = [across(v) for v in axis(sweep).tolist()]
-    for curve_id, values in series:
-        kind = "main" if curve_id == id else "other" if curve_id else "baseline"
-        parts.append(f'<path class="{kind}" data-method="{curve_id}" d="{_path(xs, values, up, low, high)}"/>')
     what = "Loss" if which == "value" else "Gradient"
-    return Markup(f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{what} {sweep.title}">{"".join(parts)}</svg>')
-
-
-def _path(xs: list[float], ys: list[float], up: Callable[[float], float], low: float, high: float) -> str:
-    """A polyline, lifted where it leaves the panel."""
-    room = 0.02 * (high - low)
-    text, pen = "", "M"
-    for x, y in zip(xs, ys, strict=True):
-        if not low - room <= y <= high + room:
-            pen = "M"
-            continue
-        text += f"{pen}{x:.1f} {up(y):.1f}"
-        pen = "L"
-    return text
-
-
-def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers that cover `low` to `high`."""
-    span = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(span))
-    step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= span * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 10) for i in range(first, last + 1)]
-
-
-def _number(v: float) -> str:
-    return f"{v:g}".replace("-", "−")
+    shown = Axis(label, sweep.low, sweep.high, sweep.log)
+    return line_chart(shown, axis(sweep).tolist(), series, clip=sweep.clip, label=f"{what} {sweep.title}")

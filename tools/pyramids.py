@@ -9,7 +9,7 @@ from markupsafe import Markup
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from reference_impl.measure import Graph, backbone_shares, cells_per_box, effective_levels, path_lengths, trace
+from reference_impl.measure import Graph, backbone_shares, cells_per_box, effective_number, path_lengths, trace
 from reference_impl.pyramids import roi_level
 from tools.assemble import BACKBONE, assemble
 from tools.catalog import Catalog
@@ -57,7 +57,7 @@ def measure(catalog: Catalog, id: str) -> Measured:
         parameters=sum(p.numel() for p in full.parameters()),
         gigaflops=flops.get_total_flops() / 1e9,
         shares=shares.tolist(),
-        effective=effective_levels(shares).tolist(),
+        effective=effective_number(shares).tolist(),
         paths=path_lengths(graph).tolist(),
         drawing=diagram(graph, assembly.backbone, BACKBONE[assembly.backbone[0]][1]),
     )

@@ -1,6 +1,7 @@
 """Heads: features and boxes in, predictions out; a module where there are parameters."""
 
 from reference_impl.heads.anchor_refinement import AnchorRefinementModule, anchor_refinement
+from reference_impl.heads.class_adaptive_threshold import class_adaptive_threshold
 from reference_impl.heads.hierarchical_finetuning import class_similarity, hierarchical_finetuning, hierarchical_groups
 from reference_impl.heads.ms_cnn import (
     MSCNN,
@@ -12,11 +13,27 @@ from reference_impl.heads.ms_cnn import (
     decode_proposals,
     sample_negatives,
 )
+from reference_impl.heads.learning_to_rank import LearningToRank, pairwise_ranking_loss
+from reference_impl.heads.meta_anchor import MetaAnchor, prior_code
 from reference_impl.heads.objectness_module import ObjectnessModule, objectness_module, without_easy_anchors
 from reference_impl.heads.optimal_bias import optimal_bias
 from reference_impl.heads.prior_bias import prior_bias
 from reference_impl.heads.residual_objectness import ResidualObjectnessHead, residual_objectness, residual_objectness_loss
+from reference_impl.heads.side_aware_boundary_localization import (
+    SideAwareBoundaryLocalization,
+    bucket_targets,
+    bucketing_loss,
+    decode_buckets,
+)
 from reference_impl.heads.simcal import CalibrationHead, bilevel_sampling, draw_classes, simcal
+from reference_impl.heads.soft_iou import (
+    SoftIoU,
+    agglomerative_clusters,
+    em_merger,
+    merged_boxes,
+    soft_iou_loss,
+    soft_iou_score,
+)
 from reference_impl.heads.ssd import SSD, decode_offsets, encode_offsets
 
 __all__ = [
@@ -26,26 +43,42 @@ __all__ = [
     "CalibrationHead",
     "ContextDetector",
     "FeatureUpsampling",
+    "LearningToRank",
+    "MetaAnchor",
     "ObjectnessModule",
     "ResidualObjectnessHead",
+    "SideAwareBoundaryLocalization",
+    "SoftIoU",
+    "agglomerative_clusters",
     "anchor_refinement",
     "assign_to_branches",
     "bilevel_sampling",
     "branch_loss",
     "class_similarity",
     "context_boxes",
+    "bucket_targets",
+    "bucketing_loss",
+    "class_adaptive_threshold",
+    "class_similarity",
+    "decode_buckets",
     "decode_offsets",
     "decode_proposals",
     "draw_classes",
+    "em_merger",
     "encode_offsets",
     "hierarchical_finetuning",
     "hierarchical_groups",
+    "merged_boxes",
     "objectness_module",
     "optimal_bias",
+    "pairwise_ranking_loss",
     "prior_bias",
+    "prior_code",
     "residual_objectness",
     "residual_objectness_loss",
     "sample_negatives",
     "simcal",
+    "soft_iou_loss",
+    "soft_iou_score",
     "without_easy_anchors",
 ]

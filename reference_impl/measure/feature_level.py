@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from reference_impl.measure.evenness import shares
 from reference_impl.ops.boxes import box_area
 from reference_impl.ops.checked import checked
 
-__all__ = ["Graph", "Node", "backbone_shares", "boxes_per_level", "cells_per_box", "effective_levels", "path_lengths", "trace"]
+__all__ = ["Graph", "Node", "backbone_shares", "boxes_per_level", "cells_per_box", "path_lengths", "trace"]
 
 Pyramid = Callable[[list[Tensor]], Sequence[Tensor]]
 
@@ -48,21 +49,7 @@ def backbone_shares(pyramid: Pyramid, levels: Sequence[Tensor], noise: Sequence[
     for x, weight in zip(found, noise, strict=True):
         gradients = torch.autograd.grad(x, given, weight, retain_graph=True, allow_unused=True)
         rows.append(torch.stack([x.new_zeros(()) if g is None else g.square().sum() for g in gradients]))
-    squares = torch.stack(rows)
-    return squares / squares.sum(-1, keepdim=True).clamp(min=torch.finfo(squares.dtype).tiny)
-
-
-@checked
-def effective_levels(shares: Float[Tensor, "*batch c"]) -> Float[Tensor, "*batch"]:
-    r"""The number of backbone levels that would be in a pyramid level if its shares were even: 1 for a single one, $c$ for perfect balance.
-
-    $$ n_j = \exp\Bigl(-\sum_i s_{ji} \ln s_{ji}\Bigr) $$
-
-    Args:
-        shares: $s_{ji}$, of the backbone levels in a pyramid level; they sum to 1.
-    """
-    entropy: Tensor = torch.special.entr(shares).sum(-1)
-    return entropy.exp()
+    return shares(torch.stack(rows))
 
 
 @checked

@@ -1,12 +1,12 @@
-"""Lists of feature maps, finest first: what they must look like, and one brought to the size of another."""
+"""Lists of feature maps, finest first: what they must look like, one brought to the size of another, and all of them taken as one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d, interpolate
 
-__all__ = ["check_levels", "resize_like", "upsample_like"]
+__all__ = ["as_one_map", "check_levels", "resize_like", "upsample_like"]
 
 
 def check_levels(function: str, levels: Sequence[Tensor], channels: Sequence[int]) -> None:
@@ -41,6 +41,15 @@ def upsample_like(x: Tensor, other: Tensor) -> Tensor:
 
 def resize_like(x: Tensor, other: Tensor) -> Tensor:
     """`x` at the height and width of `other`: by nearest values where that is finer, by the maximum of each part where it is coarser."""
+    if x.shape[-2:] == other.shape[-2:]:
+        return x
     if x.shape[-2] >= other.shape[-2]:
         return adaptive_max_pool2d(x, other.shape[-2:])
     return upsample_like(x, other)
+
+
+def as_one_map(function: Callable[[Tensor], Tensor], levels: Sequence[Tensor]) -> list[Tensor]:
+    """`function` of all locations of all levels in one row, `[b c n]`, taken apart into levels again: statistics become those of all."""
+    joined = function(torch.cat([x.flatten(2) for x in levels], 2))
+    parts = torch.split(joined, [x.shape[2] * x.shape[3] for x in levels], 2)
+    return [part.reshape(*part.shape[:2], *x.shape[2:]) for part, x in zip(parts, levels, strict=True)]
