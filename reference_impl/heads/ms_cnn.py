@@ -74,7 +74,8 @@ class MSCNN(nn.Module):
             ValueError: their number, their channels or their order does not fit.
         """
         check_levels("MSCNN", levels, self.channels)
-        predicted, anchors, branch = [], [], list[Tensor]()
+        predicted, anchors = [], []
+        branch: list[Tensor] = []
         for i, (x, branches, sizes) in enumerate(zip(levels, self.branches, self.anchors, strict=True)):
             x = relu(self.buffer(x)) if i == 0 else x
             for layer, size in zip(branches, sizes, strict=True):  # type: ignore[call-overload]
