@@ -4,6 +4,16 @@ from reference_impl.heads.anchor_refinement import AnchorRefinementModule, ancho
 from reference_impl.heads.fine_grained_dynamic_head import FineGrainedDynamicHead, restricted_tanh
 from reference_impl.heads.class_adaptive_threshold import class_adaptive_threshold
 from reference_impl.heads.hierarchical_finetuning import class_similarity, hierarchical_finetuning, hierarchical_groups
+from reference_impl.heads.ms_cnn import (
+    MSCNN,
+    ContextDetector,
+    FeatureUpsampling,
+    assign_to_branches,
+    branch_loss,
+    context_boxes,
+    decode_proposals,
+    sample_negatives,
+)
 from reference_impl.heads.learning_to_rank import LearningToRank, pairwise_ranking_loss
 from reference_impl.heads.meta_anchor import MetaAnchor, prior_code
 from reference_impl.heads.objectness_module import ObjectnessModule, objectness_module, without_easy_anchors
@@ -28,10 +38,13 @@ from reference_impl.heads.soft_iou import (
 from reference_impl.heads.ssd import SSD, decode_offsets, encode_offsets
 
 __all__ = [
+    "MSCNN",
     "SSD",
     "AnchorRefinementModule",
     "CalibrationHead",
     "FineGrainedDynamicHead",
+    "ContextDetector",
+    "FeatureUpsampling",
     "LearningToRank",
     "MetaAnchor",
     "ObjectnessModule",
@@ -40,13 +53,18 @@ __all__ = [
     "SoftIoU",
     "agglomerative_clusters",
     "anchor_refinement",
+    "assign_to_branches",
     "bilevel_sampling",
+    "branch_loss",
+    "class_similarity",
+    "context_boxes",
     "bucket_targets",
     "bucketing_loss",
     "class_adaptive_threshold",
     "class_similarity",
     "decode_buckets",
     "decode_offsets",
+    "decode_proposals",
     "draw_classes",
     "em_merger",
     "encode_offsets",
@@ -61,6 +79,7 @@ __all__ = [
     "residual_objectness",
     "residual_objectness_loss",
     "restricted_tanh",
+    "sample_negatives",
     "simcal",
     "soft_iou_loss",
     "soft_iou_score",
