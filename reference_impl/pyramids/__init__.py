@@ -8,6 +8,7 @@ from reference_impl.pyramids.multi_scale_contextual_features import ContextInjec
 from reference_impl.pyramids.nas_fpn import NASFPN
 from reference_impl.pyramids.path_aggregation import PathAggregation
 from reference_impl.pyramids.pyramid_convolution import PyramidConvolution
+from reference_impl.pyramids.scale_transfer import ScaleTransfer
 from reference_impl.pyramids.trident import Trident, scale_aware_assignment, scale_aware_boxes
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "MultiScaleContextualFeatures",
     "PathAggregation",
     "PyramidConvolution",
+    "ScaleTransfer",
     "Trident",
     "roi_level",
     "scale_aware_assignment",
