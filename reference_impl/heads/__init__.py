@@ -3,6 +3,8 @@
 from reference_impl.heads.anchor_refinement import AnchorRefinementModule, anchor_refinement
 from reference_impl.heads.class_adaptive_threshold import class_adaptive_threshold
 from reference_impl.heads.hierarchical_finetuning import class_similarity, hierarchical_finetuning, hierarchical_groups
+from reference_impl.heads.learning_to_rank import LearningToRank, pairwise_ranking_loss
+from reference_impl.heads.meta_anchor import MetaAnchor, prior_code
 from reference_impl.heads.ms_cnn import (
     MSCNN,
     ContextDetector,
@@ -13,8 +15,6 @@ from reference_impl.heads.ms_cnn import (
     decode_proposals,
     sample_negatives,
 )
-from reference_impl.heads.learning_to_rank import LearningToRank, pairwise_ranking_loss
-from reference_impl.heads.meta_anchor import MetaAnchor, prior_code
 from reference_impl.heads.objectness_module import ObjectnessModule, objectness_module, without_easy_anchors
 from reference_impl.heads.optimal_bias import optimal_bias
 from reference_impl.heads.prior_bias import prior_bias
@@ -54,12 +54,11 @@ __all__ = [
     "assign_to_branches",
     "bilevel_sampling",
     "branch_loss",
-    "class_similarity",
-    "context_boxes",
     "bucket_targets",
     "bucketing_loss",
     "class_adaptive_threshold",
     "class_similarity",
+    "context_boxes",
     "decode_buckets",
     "decode_offsets",
     "decode_proposals",
