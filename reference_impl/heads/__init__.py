@@ -7,6 +7,16 @@ from reference_impl.heads.fine_grained_dynamic_head import FineGrainedDynamicHea
 from reference_impl.heads.hierarchical_finetuning import class_similarity, hierarchical_finetuning, hierarchical_groups
 from reference_impl.heads.learning_to_rank import LearningToRank, pairwise_ranking_loss
 from reference_impl.heads.meta_anchor import MetaAnchor, prior_code
+from reference_impl.heads.ms_cnn import (
+    MSCNN,
+    ContextDetector,
+    FeatureUpsampling,
+    assign_to_branches,
+    branch_loss,
+    context_boxes,
+    decode_proposals,
+    sample_negatives,
+)
 from reference_impl.heads.objectness_module import ObjectnessModule, objectness_module, without_easy_anchors
 from reference_impl.heads.optimal_bias import optimal_bias
 from reference_impl.heads.prior_bias import prior_bias
@@ -34,6 +44,12 @@ __all__ = [
     "AnchorRefinementModule",
     "CalibrationHead",
     "FADTower",
+    "MSCNN",
+    "SSD",
+    "AnchorRefinementModule",
+    "CalibrationHead",
+    "ContextDetector",
+    "FeatureUpsampling",
     "FineGrainedDynamicHead",
     "LearningToRank",
     "MetaAnchor",
@@ -44,13 +60,17 @@ __all__ = [
     "SoftIoU",
     "agglomerative_clusters",
     "anchor_refinement",
+    "assign_to_branches",
     "bilevel_sampling",
+    "branch_loss",
     "bucket_targets",
     "bucketing_loss",
     "class_adaptive_threshold",
     "class_similarity",
+    "context_boxes",
     "decode_buckets",
     "decode_offsets",
+    "decode_proposals",
     "draw_classes",
     "em_merger",
     "encode_offsets",
@@ -66,6 +86,7 @@ __all__ = [
     "residual_objectness",
     "residual_objectness_loss",
     "restricted_tanh",
+    "sample_negatives",
     "simcal",
     "soft_iou_loss",
     "soft_iou_score",

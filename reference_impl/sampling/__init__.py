@@ -10,9 +10,10 @@ from reference_impl.sampling.objectness_prior import objectness_prior
 from reference_impl.sampling.ohem import ohem
 from reference_impl.sampling.online_foreground_balanced import online_foreground_balanced
 from reference_impl.sampling.overlap_sampling import overlap_sampling, overlap_with_positives
-from reference_impl.sampling.prime_sample_attention import prime_sample_attention
+from reference_impl.sampling.prime_sample_attention import nms_clusters, prime_sample_attention, score_hlr
 from reference_impl.sampling.proposal_selection import proposal_selection
 from reference_impl.sampling.random_sampling import random_sampling
+from reference_impl.sampling.soft_balance_sampling import soft_balance_sampling
 from reference_impl.sampling.unified_sample_weighting import (
     SampleWeightingNetwork,
     averaged_log_variance,
@@ -29,6 +30,7 @@ __all__ = [
     "iou_balanced_sampling",
     "iou_lower_bound",
     "negative_anchor_filtering",
+    "nms_clusters",
     "objectness_prior",
     "ohem",
     "online_foreground_balanced",
@@ -38,5 +40,7 @@ __all__ = [
     "proposal_selection",
     "random_sampling",
     "sample_weighting_loss",
+    "score_hlr",
+    "soft_balance_sampling",
     "unified_sample_weighting",
 ]
