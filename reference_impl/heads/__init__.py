@@ -2,6 +2,7 @@
 
 from reference_impl.heads.anchor_refinement import AnchorRefinementModule, anchor_refinement
 from reference_impl.heads.class_adaptive_threshold import class_adaptive_threshold
+from reference_impl.heads.fad import FAD, FADTower, RepresentationSharing, fad_genotype
 from reference_impl.heads.fine_grained_dynamic_head import FineGrainedDynamicHead, restricted_tanh
 from reference_impl.heads.hierarchical_finetuning import class_similarity, hierarchical_finetuning, hierarchical_groups
 from reference_impl.heads.learning_to_rank import LearningToRank, pairwise_ranking_loss
@@ -38,6 +39,11 @@ from reference_impl.heads.soft_iou import (
 from reference_impl.heads.ssd import SSD, decode_offsets, encode_offsets
 
 __all__ = [
+    "FAD",
+    "SSD",
+    "AnchorRefinementModule",
+    "CalibrationHead",
+    "FADTower",
     "MSCNN",
     "SSD",
     "AnchorRefinementModule",
@@ -48,6 +54,7 @@ __all__ = [
     "LearningToRank",
     "MetaAnchor",
     "ObjectnessModule",
+    "RepresentationSharing",
     "ResidualObjectnessHead",
     "SideAwareBoundaryLocalization",
     "SoftIoU",
@@ -67,6 +74,7 @@ __all__ = [
     "draw_classes",
     "em_merger",
     "encode_offsets",
+    "fad_genotype",
     "hierarchical_finetuning",
     "hierarchical_groups",
     "merged_boxes",
