@@ -19,6 +19,7 @@ from reference_impl.heads.objectness_module import ObjectnessModule, objectness_
 from reference_impl.heads.optimal_bias import optimal_bias
 from reference_impl.heads.prior_bias import prior_bias
 from reference_impl.heads.residual_objectness import ResidualObjectnessHead, residual_objectness, residual_objectness_loss
+from reference_impl.heads.saf_rcnn import SAFRCNN, gated_scores, saf_rcnn_loss, scale_aware_weight
 from reference_impl.heads.side_aware_boundary_localization import (
     SideAwareBoundaryLocalization,
     bucket_targets,
@@ -38,6 +39,7 @@ from reference_impl.heads.ssd import SSD, decode_offsets, encode_offsets
 
 __all__ = [
     "MSCNN",
+    "SAFRCNN",
     "SSD",
     "AnchorRefinementModule",
     "CalibrationHead",
@@ -65,6 +67,7 @@ __all__ = [
     "draw_classes",
     "em_merger",
     "encode_offsets",
+    "gated_scores",
     "hierarchical_finetuning",
     "hierarchical_groups",
     "merged_boxes",
@@ -75,7 +78,9 @@ __all__ = [
     "prior_code",
     "residual_objectness",
     "residual_objectness_loss",
+    "saf_rcnn_loss",
     "sample_negatives",
+    "scale_aware_weight",
     "simcal",
     "soft_iou_loss",
     "soft_iou_score",
