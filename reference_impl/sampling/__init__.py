@@ -13,6 +13,7 @@ from reference_impl.sampling.overlap_sampling import overlap_sampling, overlap_w
 from reference_impl.sampling.prime_sample_attention import prime_sample_attention
 from reference_impl.sampling.proposal_selection import proposal_selection
 from reference_impl.sampling.random_sampling import random_sampling
+from reference_impl.sampling.snip import snip, snip_ignored_anchors
 from reference_impl.sampling.unified_sample_weighting import (
     SampleWeightingNetwork,
     averaged_log_variance,
@@ -38,5 +39,7 @@ __all__ = [
     "proposal_selection",
     "random_sampling",
     "sample_weighting_loss",
+    "snip",
+    "snip_ignored_anchors",
     "unified_sample_weighting",
 ]
