@@ -21,6 +21,7 @@ from reference_impl.heads.objectness_module import ObjectnessModule, objectness_
 from reference_impl.heads.optimal_bias import optimal_bias
 from reference_impl.heads.prior_bias import prior_bias
 from reference_impl.heads.residual_objectness import ResidualObjectnessHead, residual_objectness, residual_objectness_loss
+from reference_impl.heads.saf_rcnn import SAFRCNN, gated_scores, saf_rcnn_loss, scale_aware_weight
 from reference_impl.heads.side_aware_boundary_localization import (
     SideAwareBoundaryLocalization,
     bucket_targets,
@@ -45,6 +46,7 @@ __all__ = [
     "CalibrationHead",
     "FADTower",
     "MSCNN",
+    "SAFRCNN",
     "SSD",
     "AnchorRefinementModule",
     "CalibrationHead",
@@ -75,6 +77,7 @@ __all__ = [
     "em_merger",
     "encode_offsets",
     "fad_genotype",
+    "gated_scores",
     "hierarchical_finetuning",
     "hierarchical_groups",
     "merged_boxes",
@@ -86,7 +89,9 @@ __all__ = [
     "residual_objectness",
     "residual_objectness_loss",
     "restricted_tanh",
+    "saf_rcnn_loss",
     "sample_negatives",
+    "scale_aware_weight",
     "simcal",
     "soft_iou_loss",
     "soft_iou_score",

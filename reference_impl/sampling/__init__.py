@@ -14,6 +14,7 @@ from reference_impl.sampling.prime_sample_attention import nms_clusters, prime_s
 from reference_impl.sampling.proposal_selection import proposal_selection
 from reference_impl.sampling.random_sampling import random_sampling
 from reference_impl.sampling.soft_balance_sampling import soft_balance_sampling
+from reference_impl.sampling.snip import snip, snip_ignored_anchors
 from reference_impl.sampling.unified_sample_weighting import (
     SampleWeightingNetwork,
     averaged_log_variance,
@@ -42,5 +43,7 @@ __all__ = [
     "sample_weighting_loss",
     "score_hlr",
     "soft_balance_sampling",
+    "snip",
+    "snip_ignored_anchors",
     "unified_sample_weighting",
 ]
