@@ -1,6 +1,7 @@
 """Heads: features and boxes in, predictions out; a module where there are parameters."""
 
 from reference_impl.heads.anchor_refinement import AnchorRefinementModule, anchor_refinement
+from reference_impl.heads.cascade_rcnn import CascadeRCNN, cascade_detections, cascade_loss, cascade_scores, sample_rois, stage_targets
 from reference_impl.heads.hierarchical_finetuning import class_similarity, hierarchical_finetuning, hierarchical_groups
 from reference_impl.heads.objectness_module import ObjectnessModule, objectness_module, without_easy_anchors
 from reference_impl.heads.optimal_bias import optimal_bias
@@ -17,6 +18,7 @@ from reference_impl.heads.simcal import CalibrationHead, bilevel_sampling, draw_
 __all__ = [
     "AnchorRefinementModule",
     "CalibrationHead",
+    "CascadeRCNN",
     "ObjectnessModule",
     "ResidualObjectnessHead",
     "SideAwareBoundaryLocalization",
@@ -24,6 +26,9 @@ __all__ = [
     "bilevel_sampling",
     "bucket_targets",
     "bucketing_loss",
+    "cascade_detections",
+    "cascade_loss",
+    "cascade_scores",
     "class_similarity",
     "decode_buckets",
     "draw_classes",
@@ -34,6 +39,8 @@ __all__ = [
     "prior_bias",
     "residual_objectness",
     "residual_objectness_loss",
+    "sample_rois",
     "simcal",
+    "stage_targets",
     "without_easy_anchors",
 ]
