@@ -2,6 +2,14 @@
 
 from reference_impl.heads.anchor_refinement import AnchorRefinementModule, anchor_refinement
 from reference_impl.heads.cascade_rcnn import CascadeRCNN, cascade_detections, cascade_loss, cascade_scores, sample_rois, stage_targets
+from reference_impl.heads.guided_anchoring import (
+    GuidedAnchoring,
+    guided_anchors,
+    location_loss,
+    location_targets,
+    shape_loss,
+    shape_targets,
+)
 from reference_impl.heads.hierarchical_finetuning import class_similarity, hierarchical_finetuning, hierarchical_groups
 from reference_impl.heads.objectness_module import ObjectnessModule, objectness_module, without_easy_anchors
 from reference_impl.heads.optimal_bias import optimal_bias
@@ -19,6 +27,7 @@ __all__ = [
     "AnchorRefinementModule",
     "CalibrationHead",
     "CascadeRCNN",
+    "GuidedAnchoring",
     "ObjectnessModule",
     "ResidualObjectnessHead",
     "SideAwareBoundaryLocalization",
@@ -32,14 +41,19 @@ __all__ = [
     "class_similarity",
     "decode_buckets",
     "draw_classes",
+    "guided_anchors",
     "hierarchical_finetuning",
     "hierarchical_groups",
+    "location_loss",
+    "location_targets",
     "objectness_module",
     "optimal_bias",
     "prior_bias",
     "residual_objectness",
     "residual_objectness_loss",
     "sample_rois",
+    "shape_loss",
+    "shape_targets",
     "simcal",
     "stage_targets",
     "without_easy_anchors",
