@@ -11,6 +11,7 @@ from reference_impl.heads.guided_anchoring import (
     shape_targets,
 )
 from reference_impl.heads.hierarchical_finetuning import class_similarity, hierarchical_finetuning, hierarchical_groups
+from reference_impl.heads.multi_region_cnn import MultiRegionCNN, box_voting, multi_region_loss, multi_regions
 from reference_impl.heads.objectness_module import ObjectnessModule, objectness_module, without_easy_anchors
 from reference_impl.heads.optimal_bias import optimal_bias
 from reference_impl.heads.prior_bias import prior_bias
@@ -28,11 +29,13 @@ __all__ = [
     "CalibrationHead",
     "CascadeRCNN",
     "GuidedAnchoring",
+    "MultiRegionCNN",
     "ObjectnessModule",
     "ResidualObjectnessHead",
     "SideAwareBoundaryLocalization",
     "anchor_refinement",
     "bilevel_sampling",
+    "box_voting",
     "bucket_targets",
     "bucketing_loss",
     "cascade_detections",
@@ -46,6 +49,8 @@ __all__ = [
     "hierarchical_groups",
     "location_loss",
     "location_targets",
+    "multi_region_loss",
+    "multi_regions",
     "objectness_module",
     "optimal_bias",
     "prior_bias",
