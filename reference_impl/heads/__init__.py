@@ -17,6 +17,17 @@ from reference_impl.heads.ms_cnn import (
     decode_proposals,
     sample_negatives,
 )
+from reference_impl.heads.cascade_rcnn import CascadeRCNN, cascade_detections, cascade_loss, cascade_scores, sample_rois, stage_targets
+from reference_impl.heads.guided_anchoring import (
+    GuidedAnchoring,
+    guided_anchors,
+    location_loss,
+    location_targets,
+    shape_loss,
+    shape_targets,
+)
+from reference_impl.heads.hierarchical_finetuning import class_similarity, hierarchical_finetuning, hierarchical_groups
+from reference_impl.heads.multi_region_cnn import MultiRegionCNN, box_voting, multi_region_loss, multi_regions
 from reference_impl.heads.objectness_module import ObjectnessModule, objectness_module, without_easy_anchors
 from reference_impl.heads.optimal_bias import optimal_bias
 from reference_impl.heads.prior_bias import prior_bias
@@ -55,6 +66,9 @@ __all__ = [
     "FineGrainedDynamicHead",
     "LearningToRank",
     "MetaAnchor",
+    "CascadeRCNN",
+    "GuidedAnchoring",
+    "MultiRegionCNN",
     "ObjectnessModule",
     "RepresentationSharing",
     "ResidualObjectnessHead",
@@ -68,6 +82,12 @@ __all__ = [
     "bucket_targets",
     "bucketing_loss",
     "class_adaptive_threshold",
+    "box_voting",
+    "bucket_targets",
+    "bucketing_loss",
+    "cascade_detections",
+    "cascade_loss",
+    "cascade_scores",
     "class_similarity",
     "context_boxes",
     "decode_buckets",
@@ -81,6 +101,13 @@ __all__ = [
     "hierarchical_finetuning",
     "hierarchical_groups",
     "merged_boxes",
+    "guided_anchors",
+    "hierarchical_finetuning",
+    "hierarchical_groups",
+    "location_loss",
+    "location_targets",
+    "multi_region_loss",
+    "multi_regions",
     "objectness_module",
     "optimal_bias",
     "pairwise_ranking_loss",
@@ -95,5 +122,10 @@ __all__ = [
     "simcal",
     "soft_iou_loss",
     "soft_iou_score",
+    "sample_rois",
+    "shape_loss",
+    "shape_targets",
+    "simcal",
+    "stage_targets",
     "without_easy_anchors",
 ]
