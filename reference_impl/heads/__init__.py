@@ -7,9 +7,11 @@ from reference_impl.heads.objectness_module import ObjectnessModule, objectness_
 from reference_impl.heads.optimal_bias import optimal_bias
 from reference_impl.heads.prior_bias import prior_bias
 from reference_impl.heads.residual_objectness import ResidualObjectnessHead, residual_objectness, residual_objectness_loss
+from reference_impl.heads.rfcn import RFCN
 from reference_impl.heads.simcal import CalibrationHead, bilevel_sampling, draw_classes, simcal
 
 __all__ = [
+    "RFCN",
     "AnchorRefinementModule",
     "CalibrationHead",
     "ObjectnessModule",
