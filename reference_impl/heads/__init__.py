@@ -39,6 +39,7 @@ from reference_impl.heads.side_aware_boundary_localization import (
     bucketing_loss,
     decode_buckets,
 )
+from reference_impl.heads.rfcn import RFCN
 from reference_impl.heads.simcal import CalibrationHead, bilevel_sampling, draw_classes, simcal
 from reference_impl.heads.soft_iou import (
     SoftIoU,
@@ -53,6 +54,7 @@ from reference_impl.heads.ssd import SSD, decode_offsets, encode_offsets
 __all__ = [
     "FAD",
     "SSD",
+    "RFCN",
     "AnchorRefinementModule",
     "CalibrationHead",
     "FADTower",

@@ -2,6 +2,7 @@
 
 from reference_impl.sampling.bootstrapping import bootstrapping
 from reference_impl.sampling.constant_weighting import constant_weighting
+from reference_impl.sampling.hard_negative_cache import hard_negative_cache, mining_converged
 from reference_impl.sampling.hard_negative_mining import hard_negative_mining
 from reference_impl.sampling.iou_balanced_sampling import iou_balanced_sampling
 from reference_impl.sampling.iou_lower_bound import iou_lower_bound
@@ -27,9 +28,11 @@ __all__ = [
     "averaged_log_variance",
     "bootstrapping",
     "constant_weighting",
+    "hard_negative_cache",
     "hard_negative_mining",
     "iou_balanced_sampling",
     "iou_lower_bound",
+    "mining_converged",
     "negative_anchor_filtering",
     "nms_clusters",
     "objectness_prior",
