@@ -1,9 +1,18 @@
 """Heads: features and boxes in, predictions out; a module where there are parameters."""
 
 from reference_impl.heads.anchor_refinement import AnchorRefinementModule, anchor_refinement
+from reference_impl.heads.cascade_rcnn import CascadeRCNN, cascade_detections, cascade_loss, cascade_scores, sample_rois, stage_targets
 from reference_impl.heads.class_adaptive_threshold import class_adaptive_threshold
 from reference_impl.heads.fad import FAD, FADTower, RepresentationSharing, fad_genotype
 from reference_impl.heads.fine_grained_dynamic_head import FineGrainedDynamicHead, restricted_tanh
+from reference_impl.heads.guided_anchoring import (
+    GuidedAnchoring,
+    guided_anchors,
+    location_loss,
+    location_targets,
+    shape_loss,
+    shape_targets,
+)
 from reference_impl.heads.hierarchical_finetuning import class_similarity, hierarchical_finetuning, hierarchical_groups
 from reference_impl.heads.learning_to_rank import LearningToRank, pairwise_ranking_loss
 from reference_impl.heads.meta_anchor import MetaAnchor, prior_code
@@ -17,21 +26,12 @@ from reference_impl.heads.ms_cnn import (
     decode_proposals,
     sample_negatives,
 )
-from reference_impl.heads.cascade_rcnn import CascadeRCNN, cascade_detections, cascade_loss, cascade_scores, sample_rois, stage_targets
-from reference_impl.heads.guided_anchoring import (
-    GuidedAnchoring,
-    guided_anchors,
-    location_loss,
-    location_targets,
-    shape_loss,
-    shape_targets,
-)
-from reference_impl.heads.hierarchical_finetuning import class_similarity, hierarchical_finetuning, hierarchical_groups
 from reference_impl.heads.multi_region_cnn import MultiRegionCNN, box_voting, multi_region_loss, multi_regions
 from reference_impl.heads.objectness_module import ObjectnessModule, objectness_module, without_easy_anchors
 from reference_impl.heads.optimal_bias import optimal_bias
 from reference_impl.heads.prior_bias import prior_bias
 from reference_impl.heads.residual_objectness import ResidualObjectnessHead, residual_objectness, residual_objectness_loss
+from reference_impl.heads.rfcn import RFCN
 from reference_impl.heads.saf_rcnn import SAFRCNN, gated_scores, saf_rcnn_loss, scale_aware_weight
 from reference_impl.heads.side_aware_boundary_localization import (
     SideAwareBoundaryLocalization,
@@ -39,7 +39,6 @@ from reference_impl.heads.side_aware_boundary_localization import (
     bucketing_loss,
     decode_buckets,
 )
-from reference_impl.heads.rfcn import RFCN
 from reference_impl.heads.simcal import CalibrationHead, bilevel_sampling, draw_classes, simcal
 from reference_impl.heads.soft_iou import (
     SoftIoU,
@@ -53,23 +52,20 @@ from reference_impl.heads.ssd import SSD, decode_offsets, encode_offsets
 
 __all__ = [
     "FAD",
-    "SSD",
-    "RFCN",
-    "AnchorRefinementModule",
-    "CalibrationHead",
-    "FADTower",
     "MSCNN",
+    "RFCN",
     "SAFRCNN",
     "SSD",
     "AnchorRefinementModule",
     "CalibrationHead",
+    "CascadeRCNN",
     "ContextDetector",
+    "FADTower",
     "FeatureUpsampling",
     "FineGrainedDynamicHead",
+    "GuidedAnchoring",
     "LearningToRank",
     "MetaAnchor",
-    "CascadeRCNN",
-    "GuidedAnchoring",
     "MultiRegionCNN",
     "ObjectnessModule",
     "RepresentationSharing",
@@ -80,16 +76,14 @@ __all__ = [
     "anchor_refinement",
     "assign_to_branches",
     "bilevel_sampling",
-    "branch_loss",
-    "bucket_targets",
-    "bucketing_loss",
-    "class_adaptive_threshold",
     "box_voting",
+    "branch_loss",
     "bucket_targets",
     "bucketing_loss",
     "cascade_detections",
     "cascade_loss",
     "cascade_scores",
+    "class_adaptive_threshold",
     "class_similarity",
     "context_boxes",
     "decode_buckets",
@@ -100,14 +94,12 @@ __all__ = [
     "encode_offsets",
     "fad_genotype",
     "gated_scores",
-    "hierarchical_finetuning",
-    "hierarchical_groups",
-    "merged_boxes",
     "guided_anchors",
     "hierarchical_finetuning",
     "hierarchical_groups",
     "location_loss",
     "location_targets",
+    "merged_boxes",
     "multi_region_loss",
     "multi_regions",
     "objectness_module",
@@ -120,14 +112,13 @@ __all__ = [
     "restricted_tanh",
     "saf_rcnn_loss",
     "sample_negatives",
-    "scale_aware_weight",
-    "simcal",
-    "soft_iou_loss",
-    "soft_iou_score",
     "sample_rois",
+    "scale_aware_weight",
     "shape_loss",
     "shape_targets",
     "simcal",
+    "soft_iou_loss",
+    "soft_iou_score",
     "stage_targets",
     "without_easy_anchors",
 ]

@@ -14,8 +14,8 @@ from reference_impl.sampling.overlap_sampling import overlap_sampling, overlap_w
 from reference_impl.sampling.prime_sample_attention import nms_clusters, prime_sample_attention, score_hlr
 from reference_impl.sampling.proposal_selection import proposal_selection
 from reference_impl.sampling.random_sampling import random_sampling
-from reference_impl.sampling.soft_balance_sampling import soft_balance_sampling
 from reference_impl.sampling.snip import snip, snip_ignored_anchors
+from reference_impl.sampling.soft_balance_sampling import soft_balance_sampling
 from reference_impl.sampling.unified_sample_weighting import (
     SampleWeightingNetwork,
     averaged_log_variance,
@@ -45,8 +45,8 @@ __all__ = [
     "random_sampling",
     "sample_weighting_loss",
     "score_hlr",
-    "soft_balance_sampling",
     "snip",
     "snip_ignored_anchors",
+    "soft_balance_sampling",
     "unified_sample_weighting",
 ]
