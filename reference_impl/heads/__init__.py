@@ -1,6 +1,7 @@
 """Heads: features and boxes in, predictions out; a module where there are parameters."""
 
 from reference_impl.heads.anchor_refinement import AnchorRefinementModule, anchor_refinement
+from reference_impl.heads.attractionet import AttractioNet, in_out_boxes, in_out_loss, in_out_targets, multi_threshold_nms
 from reference_impl.heads.cascade_rcnn import CascadeRCNN, cascade_detections, cascade_loss, cascade_scores, sample_rois, stage_targets
 from reference_impl.heads.guided_anchoring import (
     GuidedAnchoring,
@@ -26,6 +27,7 @@ from reference_impl.heads.simcal import CalibrationHead, bilevel_sampling, draw_
 
 __all__ = [
     "AnchorRefinementModule",
+    "AttractioNet",
     "CalibrationHead",
     "CascadeRCNN",
     "GuidedAnchoring",
@@ -47,10 +49,14 @@ __all__ = [
     "guided_anchors",
     "hierarchical_finetuning",
     "hierarchical_groups",
+    "in_out_boxes",
+    "in_out_loss",
+    "in_out_targets",
     "location_loss",
     "location_targets",
     "multi_region_loss",
     "multi_regions",
+    "multi_threshold_nms",
     "objectness_module",
     "optimal_bias",
     "prior_bias",
