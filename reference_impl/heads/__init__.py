@@ -1,6 +1,7 @@
 """Heads: features and boxes in, predictions out; a module where there are parameters."""
 
 from reference_impl.heads.anchor_refinement import AnchorRefinementModule, anchor_refinement
+from reference_impl.heads.attractionet import AttractioNet, in_out_boxes, in_out_loss, in_out_targets, multi_threshold_nms
 from reference_impl.heads.cascade_rcnn import CascadeRCNN, cascade_detections, cascade_loss, cascade_scores, sample_rois, stage_targets
 from reference_impl.heads.class_adaptive_threshold import class_adaptive_threshold
 from reference_impl.heads.fad import FAD, FADTower, RepresentationSharing, fad_genotype
@@ -57,6 +58,7 @@ __all__ = [
     "SAFRCNN",
     "SSD",
     "AnchorRefinementModule",
+    "AttractioNet",
     "CalibrationHead",
     "CascadeRCNN",
     "ContextDetector",
@@ -97,11 +99,15 @@ __all__ = [
     "guided_anchors",
     "hierarchical_finetuning",
     "hierarchical_groups",
+    "in_out_boxes",
+    "in_out_loss",
+    "in_out_targets",
     "location_loss",
     "location_targets",
     "merged_boxes",
     "multi_region_loss",
     "multi_regions",
+    "multi_threshold_nms",
     "objectness_module",
     "optimal_bias",
     "pairwise_ranking_loss",
