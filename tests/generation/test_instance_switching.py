@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from reference_impl.generation import instance_switching, switching_candidates, switching_weight
+from reference_impl.ops.draw import inverse_cdf
 
 
 def pair(device: str, sizes: tuple[tuple[int, int], tuple[int, int]] = ((6, 9), (6, 9))) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,3 +99,21 @@ def test_weights_share_out_one(device: str) -> None:
     share = torch.zeros_like(performance).index_add(0, o["labels"], weight.sum(-1))
     torch.testing.assert_close(share, torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64, device=device) / 6)
     assert switching_weight(candidate, o["labels"], performance**2).equal(weight)
+
+
+def test_drawn_pairs_are_of_weak_classes_first_and_alike_within_a_class(device: str) -> None:
+    """6000 pairs drawn by weight: the classes come 3 : 1 : 2, and every pair of a class is as likely as any other."""
+    o = objects(device)
+    candidate = switching_candidates(**o)
+    weight = switching_weight(candidate, o["labels"], torch.tensor([0.2, 0.6, 0.4], dtype=torch.float64, device=device))
+    noise = torch.rand(6000, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(device)
+    pair, _ = inverse_cdf(weight.flatten(), noise)
+    assert candidate.flatten()[pair].all()
+    count = o["labels"][pair // len(candidate)].bincount(minlength=3)
+    expected = torch.tensor([3000.0, 1000.0, 2000.0], device=device)
+    # 2 degrees of freedom, of which 18.4 is the 1 - 1e-4 quantile.
+    assert ((count - expected).square() / expected).sum() < 18.4
+    for label in range(3):
+        own = pair.bincount(minlength=candidate.numel())[(candidate & (o["labels"] == label)[:, None]).flatten()].double()
+        # As many degrees of freedom as pairs but one, and five standard deviations of a chi-square more.
+        assert ((own - own.mean()).square() / own.mean()).sum() < len(own) + 5 * (2 * len(own)) ** 0.5
