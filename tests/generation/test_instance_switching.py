@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from reference_impl.generation import instance_switching, switching_candidates, switching_weight
+from reference_impl.generation import carried_boxes, instance_switching, switching_candidates, switching_weight
 from reference_impl.ops.draw import inverse_cdf
 
 
@@ -61,6 +61,28 @@ def test_which_image_is_first_does_not_matter(device: str) -> None:
     image, mask, boxes = pair(device, ((6, 9), (10, 4)))
     other = instance_switching(image.flip(0), mask.flip(0), boxes.flip(0)).flip(0)
     torch.testing.assert_close(other, instance_switching(image, mask, boxes))
+
+
+def test_what_lies_within_goes_where_its_pixels_go(device: str) -> None:
+    """A bright patch within the first object is found in the second image, where its box says."""
+    _, _, boxes = pair(device, ((5, 8), (10, 4)))
+    image, mask = torch.zeros(2, 1, 20, 30, dtype=torch.float64, device=device), inside(boxes)
+    patch = torch.tensor([[5.0, 4, 9, 6]], dtype=torch.float64, device=device)
+    image[0, :, 4:6, 5:9] = 1
+    carried, there = carried_boxes(patch, boxes[0], boxes[1])
+    assert there.all()
+    bright = (instance_switching(image, mask, boxes)[1, 0] > 0.5).nonzero()
+    assert bright.amin(0).flip(0).tolist() == carried[0, :2].round().tolist()
+    assert (bright.amax(0) + 1).flip(0).tolist() == carried[0, 2:].round().tolist()
+
+
+def test_there_and_back_is_where_it_was(device: str) -> None:
+    _, _, switched = pair(device, ((6, 9), (10, 4)))
+    within = torch.tensor([[3.5, 2.5, 9, 7], [4, 4, 5, 5]], dtype=torch.float64, device=device)
+    carried, _ = carried_boxes(within, switched[0], switched[1])
+    back, there = carried_boxes(carried, switched[1], switched[0])
+    assert there.all()
+    torch.testing.assert_close(back, within)
 
 
 def objects(device: str) -> dict[str, Tensor]:
