@@ -8,6 +8,7 @@ from reference_impl.pyramids.fpn import FPN, roi_level
 from reference_impl.pyramids.multi_level_fpn import MultiLevelFPN
 from reference_impl.pyramids.multi_scale_contextual_features import ContextInjection, MultiScaleContextualFeatures
 from reference_impl.pyramids.nas_fpn import NASFPN
+from reference_impl.pyramids.parallel_fpn import ParallelFPN
 from reference_impl.pyramids.path_aggregation import PathAggregation
 from reference_impl.pyramids.pyramid_convolution import PyramidConvolution
 from reference_impl.pyramids.scale_transfer import ScaleTransfer
@@ -23,6 +24,7 @@ __all__ = [
     "EfficientFeaturizedImagePyramid",
     "MultiLevelFPN",
     "MultiScaleContextualFeatures",
+    "ParallelFPN",
     "PathAggregation",
     "PyramidConvolution",
     "ScaleTransfer",
