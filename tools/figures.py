@@ -29,7 +29,7 @@ from tools.charts import Axis, Series, bar_chart, line_chart, scene
 from tools.simulation import ALL_POINTS, BoxLoss, box_losses, simulate
 
 CLASSES = 80
-POINTS = 8
+POINTS = 4
 
 
 def _boxes(*rows: Sequence[float]) -> Tensor:
