@@ -1,5 +1,6 @@
 """Pyramids: backbone or pyramid levels in, finest first, pyramid levels out; modules."""
 
+from reference_impl.pyramids.augfpn import AugFPN
 from reference_impl.pyramids.balanced_feature_pyramid import BalancedFeaturePyramid
 from reference_impl.pyramids.detnet import DetNet
 from reference_impl.pyramids.efficient_featurized_image_pyramid import EfficientFeaturizedImagePyramid
@@ -17,6 +18,7 @@ __all__ = [
     "FPN",
     "NASFPN",
     "SEPC",
+    "AugFPN",
     "BalancedFeaturePyramid",
     "ContextInjection",
     "DetNet",
