@@ -14,6 +14,7 @@ from reference_impl.sampling.prime_sample_attention import prime_sample_attentio
 from reference_impl.sampling.proposal_selection import proposal_selection
 from reference_impl.sampling.random_sampling import random_sampling
 from reference_impl.sampling.snip import snip, snip_ignored_anchors
+from reference_impl.sampling.sniper import chip_targets, negative_chips, sniper
 from reference_impl.sampling.unified_sample_weighting import (
     SampleWeightingNetwork,
     averaged_log_variance,
@@ -25,11 +26,13 @@ __all__ = [
     "SampleWeightingNetwork",
     "averaged_log_variance",
     "bootstrapping",
+    "chip_targets",
     "constant_weighting",
     "hard_negative_mining",
     "iou_balanced_sampling",
     "iou_lower_bound",
     "negative_anchor_filtering",
+    "negative_chips",
     "objectness_prior",
     "ohem",
     "online_foreground_balanced",
@@ -41,5 +44,6 @@ __all__ = [
     "sample_weighting_loss",
     "snip",
     "snip_ignored_anchors",
+    "sniper",
     "unified_sample_weighting",
 ]
