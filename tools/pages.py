@@ -24,6 +24,7 @@ from tools.pyramids import Measured, box_statistics, measure
 from tools.records import Erratum, Golden, Imbalance, ImbalanceType, Method, Paper, Result, Size
 from tools.samplers import Batch, Outcome, batch, outcome
 
+LONGEST = 1500
 TEMPLATES = Path(__file__).parent / "templates"
 KIND_NAMES = {
     "sampling": "Sampling",
@@ -274,7 +275,8 @@ def _values(values: Any) -> str:
     if isinstance(values, Tensor):
         values = values.tolist()
     if isinstance(values, (list, tuple)):
-        return "[" + ", ".join(_values(v) for v in values) + "]"
+        whole = "[" + ", ".join(_values(v) for v in values) + "]"
+        return whole if len(whole) <= LONGEST else whole[:LONGEST].rsplit(",", 1)[0] + f", … ({whole.count(',') + 1} numbers)"
     if isinstance(values, bool) or values is None:
         return {True: "true", False: "false", None: "none"}[values]
     return f"{values:.6g}".replace("-", "−") if isinstance(values, (int, float)) else str(values)

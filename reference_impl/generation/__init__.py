@@ -14,7 +14,7 @@ from reference_impl.generation.context_guided_pasting import (
     uncovered,
 )
 from reference_impl.generation.cut_paste import blurred_mask, cut_paste, hides_another, random_shift
-from reference_impl.generation.instance_switching import instance_switching, switching_candidates, switching_weight
+from reference_impl.generation.instance_switching import carried_boxes, instance_switching, switching_candidates, switching_weight
 from reference_impl.generation.iou_uniform import iou_uniform
 from reference_impl.generation.positive_roi import bounding_box_generator, iou_quantile, positive_roi
 from reference_impl.generation.task_aware_synthesis import (
@@ -37,6 +37,7 @@ __all__ = [
     "blurred_mask",
     "bounding_box_generator",
     "candidate_boxes",
+    "carried_boxes",
     "context_frames",
     "context_guided_pasting",
     "cut_paste",

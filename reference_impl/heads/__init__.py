@@ -1,7 +1,19 @@
 """Heads: features and boxes in, predictions out; a module where there are parameters."""
 
 from reference_impl.heads.anchor_refinement import AnchorRefinementModule, anchor_refinement
+from reference_impl.heads.attractionet import AttractioNet, in_out_boxes, in_out_loss, in_out_targets, multi_threshold_nms
+from reference_impl.heads.cascade_rcnn import CascadeRCNN, cascade_detections, cascade_loss, cascade_scores, sample_rois, stage_targets
 from reference_impl.heads.class_adaptive_threshold import class_adaptive_threshold
+from reference_impl.heads.fad import FAD, FADTower, RepresentationSharing, fad_genotype
+from reference_impl.heads.fine_grained_dynamic_head import FineGrainedDynamicHead, restricted_tanh
+from reference_impl.heads.guided_anchoring import (
+    GuidedAnchoring,
+    guided_anchors,
+    location_loss,
+    location_targets,
+    shape_loss,
+    shape_targets,
+)
 from reference_impl.heads.hierarchical_finetuning import class_similarity, hierarchical_finetuning, hierarchical_groups
 from reference_impl.heads.learning_to_rank import LearningToRank, pairwise_ranking_loss
 from reference_impl.heads.meta_anchor import MetaAnchor, prior_code
@@ -15,10 +27,12 @@ from reference_impl.heads.ms_cnn import (
     decode_proposals,
     sample_negatives,
 )
+from reference_impl.heads.multi_region_cnn import MultiRegionCNN, box_voting, multi_region_loss, multi_regions
 from reference_impl.heads.objectness_module import ObjectnessModule, objectness_module, without_easy_anchors
 from reference_impl.heads.optimal_bias import optimal_bias
 from reference_impl.heads.prior_bias import prior_bias
 from reference_impl.heads.residual_objectness import ResidualObjectnessHead, residual_objectness, residual_objectness_loss
+from reference_impl.heads.rfcn import RFCN
 from reference_impl.heads.saf_rcnn import SAFRCNN, gated_scores, saf_rcnn_loss, scale_aware_weight
 from reference_impl.heads.side_aware_boundary_localization import (
     SideAwareBoundaryLocalization,
@@ -38,16 +52,25 @@ from reference_impl.heads.soft_iou import (
 from reference_impl.heads.ssd import SSD, decode_offsets, encode_offsets
 
 __all__ = [
+    "FAD",
     "MSCNN",
+    "RFCN",
     "SAFRCNN",
     "SSD",
     "AnchorRefinementModule",
+    "AttractioNet",
     "CalibrationHead",
+    "CascadeRCNN",
     "ContextDetector",
+    "FADTower",
     "FeatureUpsampling",
+    "FineGrainedDynamicHead",
+    "GuidedAnchoring",
     "LearningToRank",
     "MetaAnchor",
+    "MultiRegionCNN",
     "ObjectnessModule",
+    "RepresentationSharing",
     "ResidualObjectnessHead",
     "SideAwareBoundaryLocalization",
     "SoftIoU",
@@ -55,9 +78,13 @@ __all__ = [
     "anchor_refinement",
     "assign_to_branches",
     "bilevel_sampling",
+    "box_voting",
     "branch_loss",
     "bucket_targets",
     "bucketing_loss",
+    "cascade_detections",
+    "cascade_loss",
+    "cascade_scores",
     "class_adaptive_threshold",
     "class_similarity",
     "context_boxes",
@@ -67,10 +94,20 @@ __all__ = [
     "draw_classes",
     "em_merger",
     "encode_offsets",
+    "fad_genotype",
     "gated_scores",
+    "guided_anchors",
     "hierarchical_finetuning",
     "hierarchical_groups",
+    "in_out_boxes",
+    "in_out_loss",
+    "in_out_targets",
+    "location_loss",
+    "location_targets",
     "merged_boxes",
+    "multi_region_loss",
+    "multi_regions",
+    "multi_threshold_nms",
     "objectness_module",
     "optimal_bias",
     "pairwise_ranking_loss",
@@ -78,11 +115,16 @@ __all__ = [
     "prior_code",
     "residual_objectness",
     "residual_objectness_loss",
+    "restricted_tanh",
     "saf_rcnn_loss",
     "sample_negatives",
+    "sample_rois",
     "scale_aware_weight",
+    "shape_loss",
+    "shape_targets",
     "simcal",
     "soft_iou_loss",
     "soft_iou_score",
+    "stage_targets",
     "without_easy_anchors",
 ]

@@ -65,7 +65,8 @@ def box_iou(a: Float[Tensor, "*#batch 4"], b: Float[Tensor, "*#batch 4"]) -> Flo
     """
     shape = torch.broadcast_shapes(a.shape, b.shape)[:-1]  # type: ignore[no-untyped-call]
     wants_gradient = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
-    if shape.numel() > PAIRS_AT_ONCE and not wants_gradient and is_plain(a) and is_plain(b):
+    # The size comes last: while a compiler traces, looking at it would bind the graph to few or to many pairs.
+    if not wants_gradient and is_plain(a) and is_plain(b) and shape.numel() > PAIRS_AT_ONCE:
         return _iou_of_many(a, b, shape)
     intersection, union = _overlap(_columns(a), _columns(b))
     return safe_divide(intersection, union)
