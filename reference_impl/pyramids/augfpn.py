@@ -78,4 +78,5 @@ class AugFPN(nn.Module):
             interpolate(layer(x), size=(h, w), mode="bilinear", align_corners=True) for x, layer in zip(pooled, self.context, strict=True)
         ]
         weights = self.weigh(torch.cat(contexts, 1))
-        return (weights[:, :, None] * torch.stack(contexts, 1)).sum(1)
+        weighed: Tensor = weights[:, :, None] * torch.stack(contexts, 1)
+        return weighed.sum(1)
