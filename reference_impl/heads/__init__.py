@@ -12,6 +12,14 @@ from reference_impl.heads.guided_anchoring import (
     shape_targets,
 )
 from reference_impl.heads.hierarchical_finetuning import class_similarity, hierarchical_finetuning, hierarchical_groups
+from reference_impl.heads.hierarchical_shot_detector import (
+    HierarchicalShotDetector,
+    HSDContext,
+    hsd_boxes,
+    hsd_detections,
+    hsd_loss,
+    hsd_targets,
+)
 from reference_impl.heads.multi_region_cnn import MultiRegionCNN, box_voting, multi_region_loss, multi_regions
 from reference_impl.heads.objectness_module import ObjectnessModule, objectness_module, without_easy_anchors
 from reference_impl.heads.optimal_bias import optimal_bias
@@ -31,6 +39,8 @@ __all__ = [
     "CalibrationHead",
     "CascadeRCNN",
     "GuidedAnchoring",
+    "HSDContext",
+    "HierarchicalShotDetector",
     "MultiRegionCNN",
     "ObjectnessModule",
     "ResidualObjectnessHead",
@@ -49,6 +59,10 @@ __all__ = [
     "guided_anchors",
     "hierarchical_finetuning",
     "hierarchical_groups",
+    "hsd_boxes",
+    "hsd_detections",
+    "hsd_loss",
+    "hsd_targets",
     "in_out_boxes",
     "in_out_loss",
     "in_out_targets",
