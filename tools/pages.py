@@ -2,6 +2,7 @@
 
 import json
 import posixpath
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,11 +18,14 @@ from tools import text
 from tools.bibtex import bibtex, citation_tags
 from tools.catalog import Catalog
 from tools.figures import Figures, figures
+from tools.gallery import Picture, pictures
 from tools.golden import Case, Comparison, compare, count_parameters, own_name
 from tools.plots import Plots
 from tools.pyramids import Measured, box_statistics, measure
 from tools.records import Erratum, Golden, Imbalance, ImbalanceType, Method, Paper, Result, Size
+from tools.samplers import Batch, Outcome, batch, outcome
 
+LONGEST = 1500
 TEMPLATES = Path(__file__).parent / "templates"
 KIND_NAMES = {
     "sampling": "Sampling",
@@ -171,6 +175,35 @@ class Site:
         known = dict(self.methods_of("object_scale") + self.methods_of("feature_level"))
         return {id: measure(self.catalog, id) for id, method in known.items() if method.pyramid}
 
+    def cost(self, id: str) -> str:
+        """What a method costs in a word: the size of its module, or the time of its function."""
+        if measured := self.pyramids.get(id):
+            return f"{measured.parameters / 1e6:.1f} million parameters, {measured.gigaflops:.0f} billion operations"
+        if sizes := self.catalog.implemented[id].sizes:
+            return f"{sizes[0].parameters / 1e6:.1f} million parameters"
+        return self.milliseconds.get(id.split(".")[1], "")
+
+    @cached_property
+    def milliseconds(self) -> dict[str, str]:
+        """The times that stand in the table of the benchmarks."""
+        rows = [
+            line.split("|") for line in (self.catalog.root / "docs" / "benchmarks.md").read_text().splitlines() if line.startswith("| ")
+        ]
+        return {row[1].split(",")[0].strip(): f"{float(row[2]):.3g} ms" for row in rows if re.fullmatch(r" [\d.e+]+ ", row[2])}
+
+    @cached_property
+    def batch(self) -> Batch:
+        return batch()
+
+    @cached_property
+    def outcomes(self) -> dict[str, Outcome]:
+        """What each sampler and weight does to the batch, as far as the batch has what it takes."""
+        ids = [id for id in self.catalog.implemented if id.startswith(("sampling.", "losses."))]
+        return {id: found for id in ids if (found := outcome(self.catalog, id))}
+
+    def pictures(self, id: str) -> list[Picture]:
+        return pictures(id)
+
     @cached_property
     def figures(self) -> Figures:
         return figures(self.catalog)
@@ -246,7 +279,8 @@ def _values(values: Any) -> str:
     if isinstance(values, Tensor):
         values = values.tolist()
     if isinstance(values, (list, tuple)):
-        return "[" + ", ".join(_values(v) for v in values) + "]"
+        whole = "[" + ", ".join(_values(v) for v in values) + "]"
+        return whole if len(whole) <= LONGEST else whole[:LONGEST].rsplit(",", 1)[0] + f", … ({whole.count(',') + 1} numbers)"
     if isinstance(values, bool) or values is None:
         return {True: "true", False: "false", None: "none"}[values]
     return f"{values:.6g}".replace("-", "−") if isinstance(values, (int, float)) else str(values)

@@ -2,27 +2,60 @@
 
 from reference_impl.generation.adversarial_dropout import OcclusionNetwork, adversarial_dropout, hardest_window, occlusion_loss
 from reference_impl.generation.adversarial_transformer import RotationNetwork, adversarial_transformer
+from reference_impl.generation.context_guided_pasting import (
+    ContextNetwork,
+    background_contexts,
+    candidate_boxes,
+    context_frames,
+    context_guided_pasting,
+    drawn_places,
+    fitting_instances,
+    pasting_candidates,
+    uncovered,
+)
 from reference_impl.generation.cut_paste import blurred_mask, cut_paste, hides_another, random_shift
-from reference_impl.generation.instance_switching import instance_switching, switching_candidates, switching_weight
+from reference_impl.generation.instance_switching import carried_boxes, instance_switching, switching_candidates, switching_weight
 from reference_impl.generation.iou_uniform import iou_uniform
 from reference_impl.generation.positive_roi import bounding_box_generator, iou_quantile, positive_roi
+from reference_impl.generation.task_aware_synthesis import (
+    RealismNetwork,
+    SynthesiserNetwork,
+    discriminator_loss,
+    synthesiser_loss,
+    task_aware_synthesis,
+)
 
 __all__ = [
+    "ContextNetwork",
     "OcclusionNetwork",
+    "RealismNetwork",
     "RotationNetwork",
+    "SynthesiserNetwork",
     "adversarial_dropout",
     "adversarial_transformer",
+    "background_contexts",
     "blurred_mask",
     "bounding_box_generator",
+    "candidate_boxes",
+    "carried_boxes",
+    "context_frames",
+    "context_guided_pasting",
     "cut_paste",
+    "discriminator_loss",
+    "drawn_places",
+    "fitting_instances",
     "hardest_window",
     "hides_another",
     "instance_switching",
     "iou_quantile",
     "iou_uniform",
     "occlusion_loss",
+    "pasting_candidates",
     "positive_roi",
     "random_shift",
     "switching_candidates",
     "switching_weight",
+    "synthesiser_loss",
+    "task_aware_synthesis",
+    "uncovered",
 ]

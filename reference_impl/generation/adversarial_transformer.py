@@ -9,6 +9,7 @@ from torch.nn.functional import pad
 
 from reference_impl.ops.checked import checked
 from reference_impl.ops.numerics import widen
+from reference_impl.ops.warp import bilinear
 
 __all__ = ["RotationNetwork", "adversarial_transformer"]
 
@@ -71,12 +72,4 @@ def adversarial_transformer(features: Float[Tensor, "*batch c n m"], angle: Floa
     x = torch.arange(m, device=angle.device, dtype=angle.dtype) - (m - 1) / 2
     from_x = theta.cos() * x - theta.sin() * y + (m - 1) / 2
     from_y = theta.sin() * x + theta.cos() * y + (n - 1) / 2
-    left, top = from_x.detach().floor(), from_y.detach().floor()
-
-    flat, turned = features.flatten(-2), torch.zeros_like(features)
-    for column, row in ((left, top), (left + 1, top), (left, top + 1), (left + 1, top + 1)):
-        weight = (1 - (from_x - column).abs()) * (1 - (from_y - row).abs())
-        inside = (column >= 0) & (column < m) & (row >= 0) & (row < n)
-        index = (row.clamp(0, max(n - 1, 0)) * m + column.clamp(0, max(m - 1, 0))).long()
-        turned = turned + flat.gather(-1, index.flatten(-2)).view_as(features) * weight * inside
-    return turned
+    return bilinear(features[..., None, :, :], from_x, from_y).squeeze(-3)

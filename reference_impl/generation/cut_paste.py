@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from reference_impl.ops.boxes import box_area, box_intersection, box_size
+from reference_impl.ops.boxes import box_area, box_intersection, box_size, mask_box
 from reference_impl.ops.checked import checked
 from reference_impl.ops.numerics import safe_divide, widen
 
@@ -58,16 +58,7 @@ def cut_paste(
 
     later = moved.flip(-3).cumsum(-3).flip(-3) - moved.long()
     visible = safe_divide((moved & (later == 0)).sum((-2, -1)).to(image.dtype), mask.sum((-2, -1)).to(image.dtype))
-    left, right = _extent(moved.any(-2))
-    top, bottom = _extent(moved.any(-1))
-    return pasted, torch.stack((left, top, right, bottom), -1).to(image.dtype), visible
-
-
-def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
-    """From where to where along the last dimension; 0 and 0 where nothing is."""
-    first = (occupied.cumsum(-1) == 0).sum(-1)
-    last = (occupied.flip(-1).cumsum(-1) > 0).sum(-1)
-    return first.where(occupied.any(-1), 0), last
+    return pasted, mask_box(moved).to(image.dtype), visible
 
 
 @checked

@@ -5,12 +5,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from reference_impl.ops.boxes import box_area
+from reference_impl.ops.boxes import box_area, box_size
 from reference_impl.ops.checked import checked
 from reference_impl.ops.numerics import safe_divide, widen
 from reference_impl.ops.ranks import descending_rank
 
-__all__ = ["instance_switching", "switching_candidates", "switching_weight"]
+__all__ = ["carried_boxes", "instance_switching", "switching_candidates", "switching_weight"]
 
 
 @checked
@@ -26,8 +26,9 @@ def instance_switching(
     I_2 \leftarrow (1 - \alpha_{1 \to 2})\, I_2 + \alpha_{1 \to 2}\, I_{1 \to 2} $$
 
     $2 \to 1$ resizes the second object's box to the first one's, bilinearly. As each object takes the other's box and class, the
-    annotations stay what they were. What the new object does not cover remains of the old one, which is why only objects of similar shape
-    are switched (`switching_candidates`). The authors train with the new images beside the old ones. No gradient passes through the boxes.
+    annotations stay what they were, but for what lies within a box (`carried_boxes`). What the new object does not cover remains of the
+    old one, which is why only objects of similar shape are switched (`switching_candidates`). The authors train with the new images beside
+    the old ones. No gradient passes through the boxes.
 
     Args:
         image: both images, `n` rows of `m` pixels; pad the smaller one.
@@ -68,6 +69,33 @@ def _source(side: Tensor, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
     share = place - low
     neighbours = torch.stack((low, (low + 1).clamp(max=max(pixels - 1, 0))), -1).long()
     return neighbours, inside, torch.stack((1 - share, share), -1)
+
+
+@checked
+def carried_boxes(
+    boxes: Float[Tensor, "*batch n 4"], reference: Float[Tensor, "*batch 4"], target: Float[Tensor, "*batch 4"]
+) -> tuple[Float[Tensor, "*batch n 4"], Bool[Tensor, "*batch n"]]:
+    r"""Takes along what lies within a switched object, as the tie of a person: in the other image it is annotated, too.
+
+    $$ p' = t + \frac{s_t}{s_r}\,(p - r) $$
+
+    for both corners $p$ of a box that lies within, with corners $r, t$ and sizes $s_r, s_t$ of the switched boxes. The authors keep the
+    annotation of such an object in its own image as well.
+
+    Args:
+        boxes: all other objects of an image, absolute `(x1, y1, x2, y2)` in pixels.
+        reference: box of the switched object in this image.
+        target: box that it fills in the other image.
+
+    Returns:
+        The boxes in the other image, and which of them are there: those that lie within `reference` and touch no side of it. The others
+        are (0, 0, 0, 0). Coordinates may be negative.
+    """
+    boxes, reference, target = widen(boxes), widen(reference)[..., None, :], widen(target)[..., None, :]
+    scale = safe_divide(box_size(target), box_size(reference))
+    start, end = ((corner - reference[..., :2]) * scale + target[..., :2] for corner in (boxes[..., :2], boxes[..., 2:]))
+    inside = (boxes[..., :2] > reference[..., :2]).all(-1) & (boxes[..., 2:] < reference[..., 2:]).all(-1)
+    return torch.cat((start, end), -1) * inside[..., None], inside
 
 
 @checked

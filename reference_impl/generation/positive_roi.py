@@ -7,6 +7,7 @@ from torch.nn.functional import pad
 
 from reference_impl.ops.boxes import box_size
 from reference_impl.ops.checked import checked
+from reference_impl.ops.draw import inverse_cdf
 from reference_impl.ops.numerics import safe_divide, widen
 
 __all__ = ["bounding_box_generator", "iou_quantile", "positive_roi"]
@@ -82,7 +83,7 @@ def iou_quantile(
     """
     position = widen(share.detach())
     if weight is not None:
-        bin_of, within = _inverse_cdf(weight.detach().to(position.dtype), position)
+        bin_of, within = inverse_cdf(weight.detach().to(position.dtype), position)
         position = (bin_of + within) / weight.shape[-1]
     return (lowest + (1 - lowest) * position).clamp(max=highest)
 
@@ -124,22 +125,12 @@ def positive_roi(
     valid = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
     alike = ((labels[..., :, None] == labels[..., None, :]) & valid[..., None, :]).sum(-1).to(boxes.dtype)
     wanted = torch.ones_like(alike) if class_weight is None else pad(class_weight.to(boxes.dtype), (0, 1)).gather(-1, labels)
-    share = pad(safe_divide(wanted, alike) * valid, (0, 1))
+    share = safe_divide(wanted, alike) * valid
     n = iou.shape[-1]
     strata = (torch.arange(n, device=iou.device) + noise[..., 0]) / max(n, 1)
-    truth, _ = _inverse_cdf(share, strata)
+    truth, _ = inverse_cdf(share, strata)
     chosen = pad(boxes, (0, 0, 0, 1)).gather(-2, truth[..., None].expand(*truth.shape, 4))
     return bounding_box_generator(chosen, iou, noise[..., 1:]) * valid.any(-1)[..., None, None], truth
-
-
-def _inverse_cdf(weight: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """The element into whose share of the weight each number falls, and how far into it, in [0, 1]; the first if none has weight."""
-    end = weight.cumsum(-1)
-    target = noise * end[..., -1:]
-    last = (torch.arange(weight.shape[-1], device=weight.device) * (weight > 0)).amax(-1, keepdim=True)
-    index = (end[..., None, :] <= target[..., :, None]).sum(-1).minimum(last)
-    width = weight.gather(-1, index)
-    return index, safe_divide(target - end.gather(-1, index) + width, width).clamp(0, 1)
 
 
 def _opposite_corner(shift: Tensor, wanted: Tensor, noise: Tensor) -> Tensor:

@@ -3,6 +3,9 @@
 from reference_impl.heads.anchor_refinement import AnchorRefinementModule, anchor_refinement
 from reference_impl.heads.attractionet import AttractioNet, in_out_boxes, in_out_loss, in_out_targets, multi_threshold_nms
 from reference_impl.heads.cascade_rcnn import CascadeRCNN, cascade_detections, cascade_loss, cascade_scores, sample_rois, stage_targets
+from reference_impl.heads.class_adaptive_threshold import class_adaptive_threshold
+from reference_impl.heads.fad import FAD, FADTower, RepresentationSharing, fad_genotype
+from reference_impl.heads.fine_grained_dynamic_head import FineGrainedDynamicHead, restricted_tanh
 from reference_impl.heads.guided_anchoring import (
     GuidedAnchoring,
     guided_anchors,
@@ -19,12 +22,25 @@ from reference_impl.heads.hierarchical_shot_detector import (
     hsd_detections,
     hsd_loss,
     hsd_targets,
+from reference_impl.heads.learning_to_rank import LearningToRank, pairwise_ranking_loss
+from reference_impl.heads.meta_anchor import MetaAnchor, prior_code
+from reference_impl.heads.ms_cnn import (
+    MSCNN,
+    ContextDetector,
+    FeatureUpsampling,
+    assign_to_branches,
+    branch_loss,
+    context_boxes,
+    decode_proposals,
+    sample_negatives,
 )
 from reference_impl.heads.multi_region_cnn import MultiRegionCNN, box_voting, multi_region_loss, multi_regions
 from reference_impl.heads.objectness_module import ObjectnessModule, objectness_module, without_easy_anchors
 from reference_impl.heads.optimal_bias import optimal_bias
 from reference_impl.heads.prior_bias import prior_bias
 from reference_impl.heads.residual_objectness import ResidualObjectnessHead, residual_objectness, residual_objectness_loss
+from reference_impl.heads.rfcn import RFCN
+from reference_impl.heads.saf_rcnn import SAFRCNN, gated_scores, saf_rcnn_loss, scale_aware_weight
 from reference_impl.heads.side_aware_boundary_localization import (
     SideAwareBoundaryLocalization,
     bucket_targets,
@@ -32,30 +48,63 @@ from reference_impl.heads.side_aware_boundary_localization import (
     decode_buckets,
 )
 from reference_impl.heads.simcal import CalibrationHead, bilevel_sampling, draw_classes, simcal
+from reference_impl.heads.soft_iou import (
+    SoftIoU,
+    agglomerative_clusters,
+    em_merger,
+    merged_boxes,
+    soft_iou_loss,
+    soft_iou_score,
+)
+from reference_impl.heads.ssd import SSD, decode_offsets, encode_offsets
 
 __all__ = [
+    "FAD",
+    "MSCNN",
+    "RFCN",
+    "SAFRCNN",
+    "SSD",
     "AnchorRefinementModule",
     "AttractioNet",
     "CalibrationHead",
     "CascadeRCNN",
+    "ContextDetector",
+    "FADTower",
+    "FeatureUpsampling",
+    "FineGrainedDynamicHead",
     "GuidedAnchoring",
     "HSDContext",
     "HierarchicalShotDetector",
+    "LearningToRank",
+    "MetaAnchor",
     "MultiRegionCNN",
     "ObjectnessModule",
+    "RepresentationSharing",
     "ResidualObjectnessHead",
     "SideAwareBoundaryLocalization",
+    "SoftIoU",
+    "agglomerative_clusters",
     "anchor_refinement",
+    "assign_to_branches",
     "bilevel_sampling",
     "box_voting",
+    "branch_loss",
     "bucket_targets",
     "bucketing_loss",
     "cascade_detections",
     "cascade_loss",
     "cascade_scores",
+    "class_adaptive_threshold",
     "class_similarity",
+    "context_boxes",
     "decode_buckets",
+    "decode_offsets",
+    "decode_proposals",
     "draw_classes",
+    "em_merger",
+    "encode_offsets",
+    "fad_genotype",
+    "gated_scores",
     "guided_anchors",
     "hierarchical_finetuning",
     "hierarchical_groups",
@@ -68,18 +117,27 @@ __all__ = [
     "in_out_targets",
     "location_loss",
     "location_targets",
+    "merged_boxes",
     "multi_region_loss",
     "multi_regions",
     "multi_threshold_nms",
     "objectness_module",
     "optimal_bias",
+    "pairwise_ranking_loss",
     "prior_bias",
+    "prior_code",
     "residual_objectness",
     "residual_objectness_loss",
+    "restricted_tanh",
+    "saf_rcnn_loss",
+    "sample_negatives",
     "sample_rois",
+    "scale_aware_weight",
     "shape_loss",
     "shape_targets",
     "simcal",
+    "soft_iou_loss",
+    "soft_iou_score",
     "stage_targets",
     "without_easy_anchors",
 ]

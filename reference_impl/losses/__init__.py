@@ -26,6 +26,7 @@ from reference_impl.losses.iou_loss import iou_loss
 from reference_impl.losses.kl_loss import kl_loss, variance_voting
 from reference_impl.losses.l1_loss import l1_loss
 from reference_impl.losses.l2_loss import l2_loss
+from reference_impl.losses.lrp_error import lrp_error, optimal_lrp
 from reference_impl.losses.offset_bin_classification import expected_offset, offset_bin_classification
 from reference_impl.losses.quality_focal_loss import quality_focal_loss
 from reference_impl.losses.rank_sort_loss import rank_sort_loss
@@ -80,7 +81,9 @@ __all__ = [
     "kl_loss",
     "l1_loss",
     "l2_loss",
+    "lrp_error",
     "offset_bin_classification",
+    "optimal_lrp",
     "quality_focal_loss",
     "rank_sort_loss",
     "smallest_target",

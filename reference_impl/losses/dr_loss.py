@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from reference_impl.ops.checked import checked
+from reference_impl.ops.dense import mean_of_negatives, own_class
 from reference_impl.ops.numerics import widen
 
 __all__ = ["dr_loss"]
@@ -50,19 +51,14 @@ def dr_loss(
     Raises:
         ValueError: the shapes of `labels` or `valid` are not that of `logits` without its last dimension.
     """
-    score = widen(logits).sigmoid()
-    own = labels[..., None] == torch.arange(score.shape[-1], device=labels.device)
-    ranked = torch.ones_like(own) if valid is None else valid[..., None].expand_as(own)
-    positive, negative = (ranked & own).flatten(-2), (ranked & ~own).flatten(-2)
-    score = score.flatten(-2)
-    high = _expectation(score, -score / lambda_positive, positive)
+    logits = widen(logits)
+    index, is_class = own_class(labels, logits.shape[-1])
+    of_own = logits.gather(-1, index).squeeze(-1).sigmoid()
+    valid = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
+    positive = is_class.squeeze(-1) & valid
+    share = (-of_own / lambda_positive).masked_fill(~positive, torch.finfo(of_own.dtype).min).softmax(-1)
+    high = torch.where(positive, share * of_own, 0).sum(-1)
     high = torch.where(positive.any(-1), high, 1)
-    low = _expectation(score, score / lambda_negative, negative)
+    low = mean_of_negatives(logits, labels, valid, lambda_negative)
     loss = scale / sharpness * softplus(sharpness * (low - high + margin))
-    return torch.where((positive | negative).any(-1), loss, 0)
-
-
-def _expectation(score: Tensor, log_weight: Tensor, among: Tensor) -> Tensor:
-    """Mean of the scores of `among`, weighed by a softmax over them; 0 if there are none."""
-    weight = log_weight.masked_fill(~among, torch.finfo(score.dtype).min).softmax(-1)
-    return torch.where(among, weight * score, 0).sum(-1)
+    return torch.where(valid.any(-1), loss, 0)

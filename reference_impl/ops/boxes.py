@@ -4,12 +4,14 @@ Boxes are absolute `(x1, y1, x2, y2)` with `x1 <= x2`, `y1 <= y2`. Every functio
 `box_iou(a[..., :, None, :], b[..., None, :, :])` is the matrix of all pairs.
 """
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reference_impl.ops.checked import checked
-from reference_impl.ops.numerics import safe_divide, safe_log, widen
+from reference_impl.ops.numerics import is_plain, safe_divide, safe_log, widen
 
 __all__ = [
     "box_area",
@@ -22,10 +24,13 @@ __all__ = [
     "decode_deltas",
     "enclosing_box",
     "encode_deltas",
+    "mask_box",
     "squared_center_distance",
 ]
 
 Columns = tuple[Tensor, Tensor, Tensor, Tensor]
+
+PAIRS_AT_ONCE = 2**16
 
 
 def box_size(boxes: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 2"]:
@@ -58,6 +63,11 @@ def box_iou(a: Float[Tensor, "*#batch 4"], b: Float[Tensor, "*#batch 4"]) -> Flo
 
     Survey, Eq. 1.
     """
+    shape = torch.broadcast_shapes(a.shape, b.shape)[:-1]  # type: ignore[no-untyped-call]
+    wants_gradient = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
+    # The size comes last: while a compiler traces, looking at it would bind the graph to few or to many pairs.
+    if not wants_gradient and is_plain(a) and is_plain(b) and shape.numel() > PAIRS_AT_ONCE:
+        return _iou_of_many(a, b, shape)
     intersection, union = _overlap(_columns(a), _columns(b))
     return safe_divide(intersection, union)
 
@@ -101,6 +111,43 @@ def box_diou(a: Float[Tensor, "*#batch 4"], b: Float[Tensor, "*#batch 4"]) -> Fl
     left, top, right, bottom = _enclosing(first, second)
     diagonal = (right - left).square() + (bottom - top).square()
     return safe_divide(intersection, union) - safe_divide(_squared_distance(first, second), diagonal)
+
+
+def _iou_of_many(a: Tensor, b: Tensor, shape: torch.Size) -> Tensor:
+    """IoU of all pairs of two sets that broadcast to `shape`, without a gradient, some rows of the result at a time."""
+    first, second = (sides_and_area(x[(None,) * (len(shape) + 1 - x.dim())]) for x in (a, b))
+    result = torch.empty(shape, dtype=torch.promote_types(first.dtype, second.dtype), device=a.device)
+    dim = next(i for i, size in enumerate(shape) if size > 1)
+    rows = max(1, shape[dim] * PAIRS_AT_ONCE // shape.numel())
+    scratch = torch.empty_like(torch.stack((result.narrow(dim, 0, rows),) * 2))
+    for start in range(0, shape[dim], rows):
+        place = result.narrow(dim, start, min(rows, shape[dim] - start))
+        some = [x.narrow(dim + 1, start, place.shape[dim]) if x.shape[dim + 1] > 1 else x for x in (first, second)]
+        iou_into(place, some[0], some[1], scratch.narrow(dim + 1, 0, place.shape[dim]).unbind())
+    return result
+
+
+def sides_and_area(boxes: Tensor) -> Tensor:
+    """x1, y1, x2, y2 and the area of each box, one after the other: `[5 *batch]`."""
+    columns = _columns(boxes.detach())
+    return torch.stack((*columns, _area(*columns)))
+
+
+def iou_into(place: Tensor, a: Tensor, b: Tensor, scratch: Sequence[Tensor]) -> None:
+    """Write the IoU of boxes that broadcast into `place`: fresh memory costs more than the arithmetic.
+
+    Args:
+        place: memory for the result.
+        a: `sides_and_area` of some boxes.
+        b: the same of others.
+        scratch: memory for two more results.
+    """
+    height, spare = scratch
+    torch.minimum(a[2], b[2], out=place).sub_(torch.maximum(a[0], b[0], out=spare)).clamp_(min=0)
+    torch.minimum(a[3], b[3], out=height).sub_(torch.maximum(a[1], b[1], out=spare)).clamp_(min=0)
+    shared = place.mul_(height)
+    union = torch.add(a[4], b[4], out=spare).sub_(shared)
+    shared.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
 
 
 def _columns(boxes: Tensor) -> Columns:
@@ -151,3 +198,18 @@ def decode_deltas(deltas: Float[Tensor, "*#batch 4"], reference: Float[Tensor, "
     center = box_center(reference) + deltas[..., :2] * size
     half = size * deltas[..., 2:].exp() / 2
     return torch.cat((center - half, center + half), -1)
+
+
+@checked
+def mask_box(mask: Bool[Tensor, "*batch n m"]) -> Int[Tensor, "*batch 4"]:
+    """The tight box around the pixels of a mask, `(x1, y1, x2, y2)`, where pixel `i` reaches from `i` to `i + 1`; zeros without any."""
+    left, right = _extent(mask.any(-2))
+    top, bottom = _extent(mask.any(-1))
+    return torch.stack((left, top, right, bottom), -1)
+
+
+def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
+    """From where to where along the last dimension; 0 and 0 where nothing is."""
+    first = (occupied.cumsum(-1) == 0).sum(-1)
+    last = (occupied.flip(-1).cumsum(-1) > 0).sum(-1)
+    return first.where(occupied.any(-1), 0), last

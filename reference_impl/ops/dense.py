@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
 
-__all__ = ["own_class", "row_blocks", "sum_over_classes"]
+from reference_impl.ops.numerics import is_plain, safe_divide
+
+__all__ = ["mean_of_negatives", "own_class", "row_blocks", "sum_over_classes"]
 
 Formula = Callable[[Tensor, Tensor], Tensor]
 Kernel = Callable[[Tensor, bool, slice], tuple[Tensor, Tensor]]
@@ -39,7 +40,7 @@ def sum_over_classes(logits: Tensor, labels: Tensor, formula: Formula, kernel: K
     Returns:
         One loss for each box.
     """
-    if torch.compiler.is_compiling() or logits.numel() < SMALL or _is_transformed(logits):
+    if logits.numel() < SMALL or not is_plain(logits):
         return formula(logits, labels)
     if not (torch.is_grad_enabled() and logits.requires_grad):
         return _by_blocks(logits, labels, kernel, with_gradient=False)[0]
@@ -75,7 +76,7 @@ class _SumOverClasses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None, None]:
-        if torch.is_grad_enabled() or _is_transformed(outer):
+        if torch.is_grad_enabled() or not is_plain(outer):
             logits, labels = ctx.saved_tensors
             with torch.enable_grad():
                 loss = ctx.formula(logits, labels)
@@ -108,7 +109,76 @@ def _put(block: Tensor, index: Tensor, wanted: Tensor, own: Tensor) -> Tensor:
     return block.scatter_(-1, index, torch.where(wanted, own, block.gather(-1, index)))
 
 
-def _is_transformed(x: Tensor) -> bool:
-    """Whether `x` has a meaning beyond its values, which only differentiable operations keep."""
-    batched = torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(x)
-    return batched or unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
+def mean_of_negatives(logits: Tensor, labels: Tensor, among: Tensor, temperature: float) -> Tensor:
+    r"""Mean of all scores but those of a box for its own class, which leans towards the highest ones.
+
+    $$ P = \sum_i q_i\,p_i, \qquad q_i \propto e^{p_i / T}, \qquad
+    \frac{\partial P}{\partial p_i} = q_i \Bigl(1 + \frac{p_i - P}{T}\Bigr), \qquad p = \sigma(x) $$
+
+    Args:
+        logits: $x$, `[*batch n c]`, not in half precision.
+        labels: `[*batch n]`, 0 to c - 1; any other number is background.
+        among: the boxes whose scores count, `[*batch n]`.
+        temperature: $T > 0$; the smaller, the more the highest scores count.
+
+    Returns:
+        One mean for each image, 0 where no score counts.
+    """
+    if logits.numel() < SMALL or not is_plain(logits):
+        return _mean_of_negatives(logits, labels, among, temperature)
+    mean: Tensor = _MeanOfNegatives.apply(logits, labels, among, temperature)  # type: ignore[no-untyped-call]
+    return mean
+
+
+def _mean_of_negatives(logits: Tensor, labels: Tensor, among: Tensor, temperature: float) -> Tensor:
+    counts = (labels[..., None] != torch.arange(logits.shape[-1], device=labels.device)) & among[..., None]
+    score, counts = logits.sigmoid().flatten(-2), counts.flatten(-2)
+    share = (score / temperature).masked_fill(~counts, torch.finfo(score.dtype).min).softmax(-1)
+    return torch.where(counts, share * score, 0).sum(-1)
+
+
+class _MeanOfNegatives(torch.autograd.Function):
+    """Both directions go through the logits block by block; what a block's softmax is missing from the others is mended by factors."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, among: Tensor, temperature: float) -> Tensor:
+        top = logits.new_full(logits.shape[:-2], torch.finfo(logits.dtype).min)
+        total, weighed = torch.zeros_like(top), torch.zeros_like(top)
+        for rows in row_blocks(logits):
+            score, lean = _leaning(logits, labels, among, temperature, rows)
+            higher = torch.maximum(top, lean.amax((-2, -1)))
+            factor = (top - higher).exp()
+            weight = lean.sub_(higher[..., None, None]).exp_()
+            total = total * factor + weight.sum((-2, -1))
+            weighed = weighed * factor + weight.mul_(score).sum((-2, -1))
+            top = higher
+        mean = safe_divide(weighed, total)
+        ctx.save_for_backward(logits, labels, among, mean, top, total)
+        ctx.temperature = temperature
+        return mean
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None, None]:
+        logits, labels, among, mean, top, total = ctx.saved_tensors
+        if torch.is_grad_enabled() or not is_plain(outer):
+            with torch.enable_grad():
+                again = _mean_of_negatives(logits, labels, among, ctx.temperature)
+            return *torch.autograd.grad(again, logits, outer, create_graph=torch.is_grad_enabled()), None, None, None
+        factor = safe_divide(outer, total * ctx.temperature)[..., None, None]
+        center = (ctx.temperature - mean)[..., None, None]
+        gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
+        for rows in row_blocks(logits):
+            score, lean = _leaning(logits, labels, among, ctx.temperature, rows)
+            share = lean.sub_(top[..., None, None]).exp_()
+            slope = torch.sub(1, score).mul_(score)
+            torch.mul(share.mul_(slope), score.add_(center).mul_(factor), out=gradient[..., rows, :])
+        return gradient, None, None, None
+
+
+def _leaning(logits: Tensor, labels: Tensor, among: Tensor, temperature: float, rows: slice) -> tuple[Tensor, Tensor]:
+    """Scores of a block, and the scores over the temperature, minus infinity where they do not count."""
+    score = logits[..., rows, :].sigmoid()
+    lean = score / temperature
+    index, is_class = own_class(labels[..., rows], logits.shape[-1])
+    lean.scatter_(-1, index, torch.where(is_class, -torch.inf, lean.gather(-1, index)))
+    return score, lean.masked_fill_(~among[..., rows, None], -torch.inf)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_max_pool2d, interpolate
+from torch.nn.functional import adaptive_max_pool2d, interpolate, max_pool2d
 
 __all__ = ["as_one_map", "check_levels", "resize_like", "upsample_like"]
 
@@ -41,11 +41,14 @@ def upsample_like(x: Tensor, other: Tensor) -> Tensor:
 
 def resize_like(x: Tensor, other: Tensor) -> Tensor:
     """`x` at the height and width of `other`: by nearest values where that is finer, by the maximum of each part where it is coarser."""
-    if x.shape[-2:] == other.shape[-2:]:
+    (height, width), (rows, columns) = x.shape[-2:], other.shape[-2:]
+    if (height, width) == (rows, columns):
         return x
-    if x.shape[-2] >= other.shape[-2]:
-        return adaptive_max_pool2d(x, other.shape[-2:])
-    return upsample_like(x, other)
+    if height < rows or width < columns:
+        return upsample_like(x, other)
+    if height % rows == 0 and width % columns == 0:
+        return max_pool2d(x, (height // rows, width // columns))
+    return adaptive_max_pool2d(x, (rows, columns))
 
 
 def as_one_map(function: Callable[[Tensor], Tensor], levels: Sequence[Tensor]) -> list[Tensor]:

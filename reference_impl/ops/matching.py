@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from reference_impl.ops.boxes import box_area
+from reference_impl.ops.boxes import iou_into, sides_and_area
 from reference_impl.ops.checked import checked
 from reference_impl.ops.numerics import widen
 
@@ -62,11 +62,12 @@ def best_overlaps(
     anchor = torch.zeros_like(truth_iou, dtype=torch.int64)
     n, m = iou.shape[-1], boxes.shape[-2]
     step = max(1, min(m, PAIRS_AT_ONCE // max(1, iou.numel())))
-    columns = torch.cat((anchors, box_area(anchors)[..., None]), -1).movedim(-1, 0)[..., None, :].contiguous()
+    columns = sides_and_area(anchors[..., None, :, :])
     scratch = iou.new_empty(3, *batch, step, n)
     for start in range(0, m if n else 0, step):
         some = boxes[..., start : start + step, :]
-        pairs, spare = _pairwise_iou(some, columns, scratch[..., : some.shape[-2], :])
+        pairs, height, spare = scratch[..., : some.shape[-2], :]
+        iou_into(pairs, sides_and_area(some[..., :, None, :]), columns, (height, spare))
         reach, anchor[..., start : start + step] = pairs.max(-1)
         truth_iou[..., start : start + step] = reach
         bar = reach.masked_fill(reach == 0, torch.inf)
@@ -113,21 +114,6 @@ def match(
     found = best_overlaps(anchors, boxes, valid)
     labels = found.truth.masked_fill(found.iou < positive, IGNORED).masked_fill(found.iou < negative, BACKGROUND)
     return torch.where(found.is_best, found.truth, labels) if keep_best else labels
-
-
-def _pairwise_iou(boxes: Tensor, anchors: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU of every box with every anchor, and memory to spare, both in `scratch`: fresh memory costs more than the arithmetic.
-
-    `anchors` are their sides and areas, one after the other.
-    """
-    x1, y1, x2, y2 = boxes[..., None].unbind(-2)
-    left, top, right, bottom, area = anchors
-    width, height, spare = scratch
-    torch.minimum(right, x2, out=width).sub_(torch.maximum(left, x1, out=spare)).clamp_(min=0)
-    torch.minimum(bottom, y2, out=height).sub_(torch.maximum(top, y1, out=spare)).clamp_(min=0)
-    shared = width.mul_(height)
-    union = torch.add(box_area(boxes)[..., None], area, out=spare).sub_(shared)
-    return shared.div_(union.clamp_(min=torch.finfo(union.dtype).tiny)), spare
 
 
 def _first_row(pairs: Tensor, highest: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 __all__ = ["safe_divide", "safe_log", "widen"]
 
@@ -20,3 +21,10 @@ def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
 def safe_log(x: Tensor) -> Tensor:
     """Natural logarithm of `x` >= 0; below the smallest normal number its value there, with gradient 0."""
     return x.clamp(min=torch.finfo(x.dtype).tiny).log()
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether `x` is its values: nothing is compiled, and no transform of `torch.func` and no forward-mode derivative is running."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(x):
+        return False
+    return unpack_dual(x).tangent is None  # type: ignore[no-untyped-call]

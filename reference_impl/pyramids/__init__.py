@@ -1,17 +1,34 @@
 """Pyramids: backbone or pyramid levels in, finest first, pyramid levels out; modules."""
 
+from reference_impl.pyramids.augfpn import AugFPN
+from reference_impl.pyramids.balanced_feature_pyramid import BalancedFeaturePyramid
 from reference_impl.pyramids.detnet import DetNet
+from reference_impl.pyramids.efficient_featurized_image_pyramid import EfficientFeaturizedImagePyramid
 from reference_impl.pyramids.fpn import FPN, roi_level
+from reference_impl.pyramids.multi_level_fpn import MultiLevelFPN
 from reference_impl.pyramids.multi_scale_contextual_features import ContextInjection, MultiScaleContextualFeatures
+from reference_impl.pyramids.nas_fpn import NASFPN
+from reference_impl.pyramids.path_aggregation import PathAggregation
 from reference_impl.pyramids.pyramid_convolution import PyramidConvolution
+from reference_impl.pyramids.scale_transfer import ScaleTransfer
+from reference_impl.pyramids.sepc import SEPC, SEPCBranch
 from reference_impl.pyramids.trident import Trident, scale_aware_assignment, scale_aware_boxes
 
 __all__ = [
     "FPN",
+    "NASFPN",
+    "SEPC",
+    "AugFPN",
+    "BalancedFeaturePyramid",
     "ContextInjection",
     "DetNet",
+    "EfficientFeaturizedImagePyramid",
+    "MultiLevelFPN",
     "MultiScaleContextualFeatures",
+    "PathAggregation",
     "PyramidConvolution",
+    "SEPCBranch",
+    "ScaleTransfer",
     "Trident",
     "roi_level",
     "scale_aware_assignment",

@@ -77,7 +77,7 @@ class ContextInjection(nn.Module):
             ValueError: the number of levels, their channels or their order does not fit.
         """
         check_levels("ContextInjection", levels, self.channels)
-        found = []
+        found: list[Tensor] = []
         for i, x in enumerate(levels):
             context = resize_like(self.down[i - 1](found[-1]) if found else context, x)
             mixed = relu(self.norms[i](x) * context) if i < len(self.norms) else x * context

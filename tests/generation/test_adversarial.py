@@ -13,6 +13,7 @@ from reference_impl.generation import (
     hardest_window,
     occlusion_loss,
 )
+from tests.sampling.uniformity import BOUND, CANDIDATES, DRAWN, DRAWS, statistic
 
 
 def regions(n: int, device: str) -> Tensor:
@@ -62,6 +63,13 @@ def test_every_candidate_is_dropped_as_often(device: str) -> None:
     assert share[:29].eq(0).all()
     # Five standard deviations of a share of 3/4 in 20000.
     assert (share[29:] - 0.75).abs().max() < 5 * (0.75 * 0.25 / 20_000) ** 0.5
+
+
+def test_every_subset_of_the_candidates_is_dropped_as_often_as_any_other(device: str) -> None:
+    torch.manual_seed(0)
+    logits = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 0.5, 0.25]], device=device).expand(DRAWS, 2, 4)
+    _, mask = adversarial_dropout(torch.ones(DRAWS, 1, 2, 4, device=device), logits, candidates=CANDIDATES, dropped=DRAWN)
+    assert statistic(mask.flatten(1)[:, :CANDIDATES].long()) < BOUND
 
 
 def test_the_occlusion_network_learns_what_hurts(device: str) -> None:

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from reference_impl.generation import instance_switching, switching_candidates, switching_weight
+from reference_impl.generation import carried_boxes, instance_switching, switching_candidates, switching_weight
+from reference_impl.ops.draw import inverse_cdf
 
 
 def pair(device: str, sizes: tuple[tuple[int, int], tuple[int, int]] = ((6, 9), (6, 9))) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,6 +63,28 @@ def test_which_image_is_first_does_not_matter(device: str) -> None:
     torch.testing.assert_close(other, instance_switching(image, mask, boxes))
 
 
+def test_what_lies_within_goes_where_its_pixels_go(device: str) -> None:
+    """A bright patch within the first object is found in the second image, where its box says."""
+    _, _, boxes = pair(device, ((5, 8), (10, 4)))
+    image, mask = torch.zeros(2, 1, 20, 30, dtype=torch.float64, device=device), inside(boxes)
+    patch = torch.tensor([[5.0, 4, 9, 6]], dtype=torch.float64, device=device)
+    image[0, :, 4:6, 5:9] = 1
+    carried, there = carried_boxes(patch, boxes[0], boxes[1])
+    assert there.all()
+    bright = (instance_switching(image, mask, boxes)[1, 0] > 0.5).nonzero()
+    assert bright.amin(0).flip(0).tolist() == carried[0, :2].round().tolist()
+    assert (bright.amax(0) + 1).flip(0).tolist() == carried[0, 2:].round().tolist()
+
+
+def test_there_and_back_is_where_it_was(device: str) -> None:
+    _, _, switched = pair(device, ((6, 9), (10, 4)))
+    within = torch.tensor([[3.5, 2.5, 9, 7], [4, 4, 5, 5]], dtype=torch.float64, device=device)
+    carried, _ = carried_boxes(within, switched[0], switched[1])
+    back, there = carried_boxes(carried, switched[1], switched[0])
+    assert there.all()
+    torch.testing.assert_close(back, within)
+
+
 def objects(device: str) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     corner = 100 * torch.rand(30, 2, generator=generator, dtype=torch.float64)
@@ -98,3 +121,21 @@ def test_weights_share_out_one(device: str) -> None:
     share = torch.zeros_like(performance).index_add(0, o["labels"], weight.sum(-1))
     torch.testing.assert_close(share, torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64, device=device) / 6)
     assert switching_weight(candidate, o["labels"], performance**2).equal(weight)
+
+
+def test_drawn_pairs_are_of_weak_classes_first_and_alike_within_a_class(device: str) -> None:
+    """6000 pairs drawn by weight: the classes come 3 : 1 : 2, and every pair of a class is as likely as any other."""
+    o = objects(device)
+    candidate = switching_candidates(**o)
+    weight = switching_weight(candidate, o["labels"], torch.tensor([0.2, 0.6, 0.4], dtype=torch.float64, device=device))
+    noise = torch.rand(6000, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(device)
+    pair, _ = inverse_cdf(weight.flatten(), noise)
+    assert candidate.flatten()[pair].all()
+    count = o["labels"][pair // len(candidate)].bincount(minlength=3)
+    expected = torch.tensor([3000.0, 1000.0, 2000.0], device=device)
+    # 2 degrees of freedom, of which 18.4 is the 1 - 1e-4 quantile.
+    assert ((count - expected).square() / expected).sum() < 18.4
+    for label in range(3):
+        own = pair.bincount(minlength=candidate.numel())[(candidate & (o["labels"] == label)[:, None]).flatten()].double()
+        # As many degrees of freedom as pairs but one, and five standard deviations of a chi-square more.
+        assert ((own - own.mean()).square() / own.mean()).sum() < len(own) + 5 * (2 * len(own)) ** 0.5

@@ -4,6 +4,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from reference_impl.heads import CalibrationHead, bilevel_sampling, draw_classes, simcal
+from tests.sampling.uniformity import BOUND, CANDIDATES, DRAWN, DRAWS, statistic
 
 
 def test_without_rare_classes_nothing_changes(device: str) -> None:
@@ -19,6 +20,25 @@ def test_every_class_with_an_instance_is_drawn_as_often(device: str) -> None:
     noise = (torch.arange(40_000, dtype=torch.float64, device=device) + 0.5) / 40_000
     share = torch.bincount(draw_classes(noise, counts), minlength=6) / 40_000
     torch.testing.assert_close(share, torch.tensor([0.25, 0, 0.25, 0.25, 0, 0.25], device=device))
+
+
+def test_drawn_classes_are_uniform(device: str) -> None:
+    counts = torch.tensor([10_000, 0, 1, 30, 0, 2, 4, 1], device=device)
+    noise = torch.rand(DRAWS, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(device)
+    drawn = draw_classes(noise, counts).bincount(minlength=8)
+    assert drawn[counts == 0].eq(0).all()
+    expected = DRAWS / 6
+    # 5 degrees of freedom, of which 25.7 is the 1 - 1e-4 quantile.
+    assert ((drawn[counts > 0] - expected).square() / expected).sum() < 25.7
+
+
+def test_every_subset_of_the_background_is_as_likely_as_any_other(device: str) -> None:
+    """Two boxes of the drawn class, two of another, which do not count, and six of background."""
+    torch.manual_seed(0)
+    labels = torch.tensor([1] * DRAWN + [0, 2] + [3] * CANDIDATES, device=device).expand(DRAWS, -1)
+    positive = labels < 3
+    weight = bilevel_sampling(labels, torch.ones_like(labels), positive, ~positive)
+    assert statistic(weight[:, -CANDIDATES:]) < BOUND
 
 
 def test_the_boxes_of_a_batch_are_balanced(device: str) -> None:

@@ -94,3 +94,18 @@ def test_half_precision_is_widened(device: str) -> None:
     for function in SIMILARITIES:
         assert function(a, b).equal(function(a.float(), b.float()))
     assert set(ops.__all__) >= {f.__name__ for f in OF_TWO}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [((700, 1, 4), (1, 300, 4)), ((2, 400, 1, 4), (300, 4)), ((1, 900, 4), (100, 1, 4)), ((70000, 4), (70000, 4)), ((4,), (3, 40000, 4))],
+)
+def test_many_pairs_are_as_few(first: tuple[int, ...], second: tuple[int, ...], device: str) -> None:
+    """Without a gradient many pairs are computed in blocks, with one all at once: the same values, also for boxes without area."""
+    draw = torch.Generator().manual_seed(0)
+    a, b = (torch.rand(shape, generator=draw, dtype=torch.float64).to(device) for shape in (first, second))
+    a[..., 2:] += a[..., :2] * (a[..., :1] > 0.3)
+    b[..., 2:] += b[..., :2] * (b[..., :1] > 0.3)
+    found = box_iou(a, b)
+    assert not found.requires_grad
+    torch.testing.assert_close(found, box_iou(a.requires_grad_(), b).detach(), rtol=1e-14, atol=1e-14)

@@ -188,3 +188,35 @@ def test_checkpoints_and_hooks(loss: Loss, device: str) -> None:
     doubled = logits.detach().requires_grad_()
     doubled.register_hook(lambda g: 2 * g)
     agree(gradient(loss, doubled, labels), 2 * expected)
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+@pytest.mark.parametrize("temperature", [0.001, 0.08, 5.0])
+def test_the_mean_of_negatives_is_its_formula(batch: tuple[int, ...], temperature: float, device: str) -> None:
+    """In blocks and all at once: value, gradient, a second backward, and a gradient of the gradient."""
+    draw = torch.Generator().manual_seed(0)
+    n, c = 4000, 70
+    logits = (4 * torch.randn(*batch, n, c, generator=draw, dtype=torch.float64)).to(device).requires_grad_()
+    labels = torch.randint(c + 1, (*batch, n), generator=draw).to(device)
+    among = (torch.rand(*batch, n, generator=draw) < 0.7).to(device)
+    ours, plain = (f(logits, labels, among, temperature) for f in (dense.mean_of_negatives, dense._mean_of_negatives))
+    torch.testing.assert_close(ours, plain, rtol=1e-12, atol=0)
+    outer = torch.arange(1, ours.numel() + 1, dtype=torch.float64, device=device).reshape(ours.shape)
+    (expected,) = torch.autograd.grad(plain, logits, outer)
+    for _ in range(2):
+        (found,) = torch.autograd.grad(ours, logits, outer, retain_graph=True)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-15)
+    (again,) = torch.autograd.grad(ours, logits, outer, create_graph=True)
+    assert again.requires_grad
+    torch.testing.assert_close(again.detach(), expected, rtol=1e-9, atol=1e-15)
+
+
+def test_the_mean_of_no_negatives(device: str) -> None:
+    logits = torch.randn(300, 50, dtype=torch.float64, device=device, requires_grad=True)
+    mean = dense.mean_of_negatives(
+        logits, torch.zeros(300, dtype=torch.int64, device=device), torch.zeros(300, dtype=torch.bool, device=device), 0.1
+    )
+    mean.backward()
+    assert mean == 0
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()

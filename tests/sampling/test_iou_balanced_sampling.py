@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from reference_impl.sampling import iou_balanced_sampling
+from tests.sampling.uniformity import BOUND, CANDIDATES, DRAWN, DRAWS, statistic
 
 
 def boxes(device: str) -> tuple[Tensor, Tensor]:
@@ -65,11 +66,25 @@ def test_an_inner_edge_belongs_to_the_bin_above_however_it_is_rounded(device: st
             assert chosen.tolist() == [1, 0] * bins + [0]
 
 
+def test_in_every_bin_each_subset_is_as_likely_as_any_other(device: str) -> None:
+    """Bins of 6, 12 and 2 negatives give two each."""
+    torch.manual_seed(0)
+    iou = torch.tensor([0.3] * 12 + [0.0] * CANDIDATES + [0.45, 0.5], device=device).expand(DRAWS, -1)
+    weight = iou_balanced_sampling(iou, torch.ones_like(iou, dtype=torch.bool), num_negatives=3 * DRAWN)
+    assert statistic(weight[:, 12 : 12 + CANDIDATES]) < BOUND
+    count, expected = weight[:, :12].sum(0), DRAWS * DRAWN / 12
+    # Inclusion of 2 of 12: 11 degrees of freedom after the variance of one is scaled, of which 37.4 is the 1 - 1e-4 quantile.
+    assert ((count - expected).square() / expected).sum() * 11 / 10 < 37.4
+    assert weight[:, 12 + CANDIDATES :].eq(1).all()
+
+
 def test_what_is_left_over_is_filled_alike_from_all(device: str) -> None:
     """A bin with one box too many and a bin with many: after the bins gave theirs, each box left has the same chance."""
-    iou = torch.tensor([0.0] * 2 + [0.4] * 10, device=device).expand(4000, 12)
+    iou = torch.tensor([0.0] * 2 + [0.4] * 10, device=device).expand(DRAWS, 12)
     generator = torch.Generator(device).manual_seed(0)
-    noise, fill = torch.rand(2, 4000, 12, generator=generator, device=device)
+    noise, fill = torch.rand(2, DRAWS, 12, generator=generator, device=device)
     chosen = iou_balanced_sampling(iou, torch.ones_like(iou, dtype=torch.bool), noise, fill, num_negatives=3, bins=2)
-    # One of each bin, and one of the remaining 1 + 9: the small bin gives 1 + 1/10 on average.
-    assert abs(chosen[:, :2].sum(-1).mean().item() - 1.1) < 0.02
+    # One of each bin, and one of the remaining 1 + 9, so that the small bin gives both of its boxes in one of ten draws.
+    both, expected = (chosen[:, :2].sum(-1) == 2).sum(), DRAWS / 10
+    # One degree of freedom, of which 15.1 is the 1 - 1e-4 quantile.
+    assert (both - expected) ** 2 / expected + (both - expected) ** 2 / (DRAWS - expected) < 15.1

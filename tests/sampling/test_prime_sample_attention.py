@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reference_impl.sampling import prime_sample_attention
+from reference_impl.ops.boxes import box_iou
+from reference_impl.sampling import nms_clusters, prime_sample_attention, score_hlr
 
 CLASSES = 4
 
@@ -93,3 +94,89 @@ def test_names_of_classes_objects_and_ignored_boxes_do_not_matter(device: str) -
         "score": torch.where(ignored, 0.99, b["score"]),
     }
     assert prime_sample_attention(**b).equal(prime_sample_attention(**b | other))
+
+
+def negatives(device: str) -> dict[str, Tensor]:
+    """Three images with 60 predictions in a small window, most of them negatives, a third of these with a low score."""
+    generator = torch.Generator().manual_seed(0)
+    corner = 40 * torch.rand(3, 60, 2, generator=generator, dtype=torch.float64)
+    size = 10 + 10 * torch.rand(3, 60, 2, generator=generator, dtype=torch.float64)
+    score = torch.rand(3, 60, generator=generator, dtype=torch.float64)
+    low = torch.rand(3, 60, generator=generator) < 0.3
+    found = {
+        "boxes": torch.cat((corner, corner + size), -1),
+        "score": torch.where(low, 0.05 * score, score),
+        "negative": torch.rand(3, 60, generator=generator) < 0.9,
+    }
+    return {name: x.to(device) for name, x in found.items()}
+
+
+def slow_groups(boxes: Tensor, score: list[float], among: list[int]) -> dict[int, list[int]]:
+    """The definition: the best box that is left takes all that it overlaps, in the order of their scores."""
+    left, groups, iou = sorted(among, key=lambda i: -score[i]), {}, box_iou(boxes[:, None], boxes[None]).tolist()
+    while left:
+        best = left[0]
+        groups[best] = [best, *(i for i in left[1:] if iou[best][i] > 0.5)]
+        left = [i for i in left if i not in groups[best]]
+    return groups
+
+
+def test_clusters_are_those_of_suppression(device: str) -> None:
+    b = negatives(device)
+    cluster = nms_clusters(b["boxes"], b["score"], b["negative"])
+    for i in range(3):
+        among = b["negative"][i].nonzero()[:, 0].tolist()
+        groups = slow_groups(b["boxes"][i], b["score"][i].tolist(), among)
+        assert {j: best for best, members in groups.items() for j in members} == {j: cluster[i, j].item() for j in among}
+
+
+def test_draw_is_the_definition(device: str) -> None:
+    """Clusters ranked inside, then across; the rest at random, with the least of the weights."""
+    b = negatives(device)
+    cluster = nms_clusters(b["boxes"], b["score"], b["negative"] & (b["score"] > 0.05))
+    for number in (5, 20, 50, 60):
+        weight = score_hlr(b["score"], cluster, b["negative"], torch.tensor([number] * 3, device=device))
+        for i in range(3):
+            score, among = b["score"][i].tolist(), b["negative"][i].nonzero()[:, 0].tolist()
+            groups = slow_groups(b["boxes"][i], score, [j for j in among if score[j] > 0.05])
+            place = {j: (r, -score[j]) for members in groups.values() for r, j in enumerate(members)}
+            ranked, wanted = sorted(place, key=place.__getitem__), min(number, len(among))
+            bound = max(wanted, len(ranked))
+            expected = {j: ((bound - r) / bound) ** 0.5 for r, j in enumerate(ranked[:wanted])}
+            drawn = weight[i].nonzero()[:, 0].tolist()
+            assert len(drawn) == wanted
+            rest = set(drawn) - expected.keys()
+            assert rest <= set(among) - place.keys()
+            for j in drawn:
+                assert abs(weight[i, j].item() - expected.get(j, min(expected.values()))) < 1e-12
+
+
+def test_few_clusters_are_enough_for_a_small_draw(device: str) -> None:
+    b = negatives(device)
+    count = torch.tensor([10, 10, 10], device=device)
+    all_of_them, some = (nms_clusters(b["boxes"], b["score"], b["negative"], limit=limit) for limit in (60, 10))
+    assert not all_of_them.equal(some)
+    assert score_hlr(b["score"], all_of_them, b["negative"], count).equal(score_hlr(b["score"], some, b["negative"], count))
+
+
+def test_the_draw_keeps_the_sum_of_the_loss(device: str) -> None:
+    b = negatives(device)
+    cluster = nms_clusters(b["boxes"], b["score"], b["negative"])
+    loss, noise = (torch.rand(3, 60, dtype=torch.float64, device=device) for _ in range(2))
+    count = torch.tensor([12, 40, 60], device=device)
+    weight = score_hlr(b["score"], cluster, b["negative"], count, loss, noise)
+    drawn = score_hlr(b["score"], cluster, b["negative"], count, noise=noise) > 0
+    torch.testing.assert_close((weight * loss).sum(-1), (loss * drawn).sum(-1))
+
+
+def test_those_without_a_rank_are_drawn_uniformly(device: str) -> None:
+    """Six of ten alike negatives, many times: a chi-square test of how often each is drawn."""
+    torch.manual_seed(0)
+    trials = 2000
+    score = torch.zeros(trials, 10, dtype=torch.float64, device=device)
+    alone = torch.arange(10, device=device).expand(trials, 10)
+    drawn = score_hlr(score, alone, torch.ones_like(alone, dtype=torch.bool), torch.full((trials,), 6, device=device))
+    assert (drawn.sum(-1) == 6).all()
+    expected = 0.6 * trials
+    chi_square = ((drawn.sum(0) - expected) ** 2 / (expected * 0.4)).sum() * 0.9
+    assert chi_square < 21.67, "the 0.99 quantile for nine degrees of freedom"

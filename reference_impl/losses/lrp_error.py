@@ -1,0 +1,105 @@
+"""Localisation recall precision (LRP) error: Oksuz, Cam, Akbas and Kalkan, ECCV 2018."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+from reference_impl.ops.checked import checked
+from reference_impl.ops.numerics import safe_divide, widen
+from reference_impl.ops.ranks import descending_order
+
+__all__ = ["lrp_error", "optimal_lrp"]
+
+Numbers = Float[Tensor, "*batch"]
+
+
+@checked
+def lrp_error(
+    iou: Float[Tensor, "*batch n"],
+    matched: Bool[Tensor, "*batch n"],
+    count: Int[Tensor, "*batch"],
+    kept: Bool[Tensor, "*batch n"] | None = None,
+    *,
+    tau: float = 0.5,
+) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+    r"""Measures what is wrong with the detections of one class: boxes that do not fit, false alarms and misses, in one number.
+
+    $$ \mathrm{LRP} = \frac{1}{N_{TP} + N_{FP} + N_{FN}}
+    \left( \sum_{i \in TP} \frac{1 - \mathrm{IoU}_i}{1 - \tau} + N_{FP} + N_{FN} \right) $$
+
+    A true positive that only just fits counts as much as a miss. The three parts are
+
+    $$ \frac{1}{N_{TP}} \sum_{i \in TP} (1 - \mathrm{IoU}_i), \qquad \frac{N_{FP}}{N_{TP} + N_{FP}}, \qquad
+    \frac{N_{FN}}{N_{TP} + N_{FN}} $$
+
+    It is a measure, not a loss to train with: no gradient passes through.
+
+    Args:
+        iou: of each detection with the ground truth that it is matched to, in [0, 1]; what stands for others is not used.
+        matched: whether a detection is matched, each ground truth to one detection at most, as COCO does it from the highest score down.
+        count: number of ground truths.
+        kept: the detections that count, those above the score threshold; by default all. The others are neither alarms nor hits.
+        tau: $\tau$, IoU below which a matched detection is a false alarm after all, in [0, 1).
+
+    Returns:
+        The error in [0, 1], and its parts of localisation, of false positives and of false negatives. A part of nothing is 0.
+    """
+    iou = widen(iou.detach())
+    kept = torch.ones_like(matched) if kept is None else kept
+    hit = matched & kept & (iou >= tau)
+    tp, fp = hit.sum(-1), (kept & ~hit).sum(-1)
+    return _error_and_parts(tp, fp, ((1 - iou) * hit).sum(-1), count, tau)
+
+
+@checked
+def optimal_lrp(
+    score: Float[Tensor, "*batch n"],
+    iou: Float[Tensor, "*batch n"],
+    matched: Bool[Tensor, "*batch n"],
+    count: Int[Tensor, "*batch"],
+    kept: Bool[Tensor, "*batch n"] | None = None,
+    *,
+    tau: float = 0.5,
+) -> tuple[Numbers, Numbers, Numbers, Numbers, Numbers]:
+    r"""The least LRP error of a class over all score thresholds, and where it is: the best place to cut its detections off.
+
+    $$ \mathrm{oLRP} = \min_s \mathrm{LRP}(\{i : s_i \ge s\}) $$
+
+    Thresholds differ between classes, so give each class as a row. No gradient passes through.
+
+    Args:
+        score: of each detection, in [0, 1].
+        iou: as for `lrp_error`.
+        matched: as for `lrp_error`, of all detections: a match does not depend on the threshold.
+        count: number of ground truths.
+        kept: the detections that count at any threshold, without padding and those in ignored regions; by default all.
+        tau: $\tau$, as for `lrp_error`.
+
+    Returns:
+        The error in [0, 1]; its parts of localisation, of false positives and of false negatives; and the threshold, the lowest score that
+        is kept. Of several thresholds it is the highest. It is 1 where the best is to keep nothing.
+    """
+    score, iou = widen(score.detach()), widen(iou.detach())
+    kept = torch.ones_like(matched) if kept is None else kept
+    order = descending_order(score.masked_fill(~kept, -torch.inf))
+    score, iou, hit, kept = (x.gather(-1, order) for x in (score, iou, matched & kept & (iou >= tau), kept))
+    tp, fp = hit.cumsum(-1), (kept & ~hit).cumsum(-1)
+    parts = _error_and_parts(tp, fp, ((1 - iou) * hit).cumsum(-1), count[..., None], tau)
+
+    # Detections with one score are kept or cut off together. The last cut keeps nothing.
+    tied = pad(kept[..., 1:] & (score[..., 1:] == score[..., :-1]), (0, 1))[..., : kept.shape[-1]]
+    is_cut = kept & ~tied
+    nothing = (count > 0).to(iou.dtype)[..., None]
+    error = torch.cat((parts[0].masked_fill(~is_cut, torch.inf), nothing), -1)
+    best = error.argmin(-1, keepdim=True)
+    rest = (torch.cat((x, last), -1) for x, last in zip((*parts[1:], score), (0 * nothing, 0 * nothing, nothing, nothing**0), strict=True))
+    of_location, of_alarms, of_misses, threshold = (x.gather(-1, best).squeeze(-1) for x in rest)
+    return error.gather(-1, best).squeeze(-1), of_location, of_alarms, of_misses, threshold
+
+
+def _error_and_parts(tp: Tensor, fp: Tensor, misfit: Tensor, count: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    fn = (count - tp).clamp(min=0)
+    tp, fp, fn = (x.to(misfit.dtype) for x in (tp, fp, fn))
+    error = safe_divide(misfit / (1 - tau) + fp + fn, tp + fp + fn)
+    return error, safe_divide(misfit, tp), safe_divide(fp, tp + fp), safe_divide(fn, tp + fn)

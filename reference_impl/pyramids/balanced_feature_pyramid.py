@@ -1,0 +1,66 @@
+"""Balanced feature pyramid: Pang, Chen, Shi, Feng, Ouyang and Lin, CVPR 2019 (Libra R-CNN)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from reference_impl.ops.levels import check_levels, resize_like
+
+__all__ = ["BalancedFeaturePyramid"]
+
+
+class BalancedFeaturePyramid(nn.Module):
+    r"""Gives every level an equal part of all levels: their mean, refined once, is added to each.
+
+    $$ M = \frac{1}{L} \sum_i \mathrm{resize}(P_i), \qquad P_i' = P_i + \mathrm{resize}(R(M)) $$
+
+    Integrating has no parameters: all levels are brought to one size, finer ones by the maximum of each part, coarser ones by the nearest
+    value. $R$ refines the mean by a non-local block, in which each location looks at all others:
+
+    $$ R(x)_u = x_u + W_o \sum_v a_{uv}\,W_g x_v, \qquad a_{uv} = \mathop{\mathrm{softmax}}_v\,\langle W_\theta x_u, W_\phi x_v \rangle $$
+
+    $W_o$ starts at 0, so that training starts from the mean itself.
+
+    Args:
+        levels: how many levels there are.
+        width: channels of every level.
+        refine_level: the level, counted from the finest as 0, at whose size the mean is taken.
+        refine: whether the mean passes through the block; without it the method has no parameters at all.
+    """
+
+    def __init__(self, levels: int, *, width: int = 256, refine_level: int = 2, refine: bool = True) -> None:
+        super().__init__()
+        self.channels, self.refine_level = (width,) * levels, refine_level
+        self.refine = _NonLocal(width) if refine else nn.Identity()
+
+    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """Pyramid levels `[b width h_i w_i]`, finest first -> as many of the same sizes.
+
+        Raises:
+            TypeError: a level is not a floating-point tensor.
+            ValueError: their number, their channels or their order does not fit.
+        """
+        check_levels("BalancedFeaturePyramid", levels, self.channels)
+        middle = levels[self.refine_level]
+        mean = self.refine(torch.stack([resize_like(x, middle) for x in levels]).mean(0))
+        return [x + resize_like(mean, x) for x in levels]
+
+
+class _NonLocal(nn.Module):
+    """The embedded Gaussian form, with as many channels inside as outside."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.theta, self.phi, self.g, self.out = (nn.Conv2d(width, width, 1) for _ in range(4))
+        for layer in (self.theta, self.phi, self.g, self.out):
+            assert layer.bias is not None
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        theta, phi, g = (layer(x).flatten(2).mT for layer in (self.theta, self.phi, self.g))
+        attention = (theta @ phi.mT).softmax(-1)
+        seen: Tensor = self.out((attention @ g).mT.reshape(x.shape))
+        return x + seen

@@ -1,0 +1,160 @@
+"""What a sampler or a weight does to a batch: how balanced the batch is before and after, on real objects and a made-up classifier."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reference_impl.measure import effective_number
+from reference_impl.ops.boxes import box_area
+from reference_impl.ops.matching import best_overlaps
+from tools.catalog import Catalog
+from tools.data import coco
+from tools.golden import own_name, parameters
+
+IMAGES, SHORT, LONGEST = 8, 320, 512
+SIDES, RATIOS = (32.0, 64.0, 128.0, 256.0), (0.5, 1.0, 2.0)
+STRIDE = 32
+IOU_BINS = 5
+POSITIVE = 0.5
+# In place of defaults that are meant for more boxes than an image has here.
+SMALLER = {"num_positives": 16, "before": 600, "after": 200}
+
+
+BOTH = "foreground and background"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Anchors of several images as arguments by name, and the classes that there are."""
+
+    arguments: dict[str, Tensor]
+    classes: int
+
+    @property
+    def size(self) -> int:
+        return self.arguments["iou"].numel()
+
+    @property
+    def positives(self) -> int:
+        return int(self.arguments["positive"].sum())
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One distribution of the batch: the effective number of its kinds before and after, and how many there could be."""
+
+    name: str
+    before: float
+    after: float
+    most: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is left of a batch: the weights' sums over all boxes and over the positives, and the distributions."""
+
+    boxes: float
+    positives: float
+    fewer: dict[str, int]
+    effects: list[Effect]
+
+
+@cache
+def batch() -> Batch:
+    """Anchors on the COCO images with most objects.
+
+    The classifier is made up: it errs more on negatives the more they overlap an object, and is the surer of positives.
+    """
+    annotations = coco().resized(SHORT, LONGEST)
+    crowded = annotations.valid.sum(-1).argsort(descending=True, stable=True)[:IMAGES]
+    truths, labels, valid = annotations.boxes[crowded], annotations.labels[crowded], annotations.valid[crowded]
+    centers = torch.cartesian_prod(torch.arange(STRIDE / 2, LONGEST, STRIDE), torch.arange(STRIDE / 2, LONGEST, STRIDE)).double()
+    side, ratio = torch.cartesian_prod(torch.tensor(SIDES), torch.tensor(RATIOS)).double().T
+    half = torch.stack((side * ratio.rsqrt(), side * ratio.sqrt()), -1) / 2
+    anchors = torch.cat((centers[:, None] - half, centers[:, None] + half), -1).reshape(-1, 4).expand(IMAGES, -1, -1)
+    inside = (centers[None] < annotations.size[crowded, None]).all(-1).repeat_interleave(len(half), -1)
+    found = best_overlaps(anchors, truths, valid)
+    positive = inside & (found.iou >= POSITIVE)
+    negative = inside & ~positive
+    draw = torch.Generator().manual_seed(0)
+    noise = torch.randn(found.iou.shape, generator=draw, dtype=torch.float64)
+    p_s = torch.where(positive, (6 * found.iou - 4 + noise).sigmoid(), 1 - (8 * found.iou - 5 + noise).sigmoid())
+    of_object = torch.where(positive, p_s, 1 - p_s)
+    of_truth = labels.gather(-1, found.truth)
+    known = {
+        "boxes": anchors.contiguous(),
+        "iou": torch.where(inside, found.iou, 0),
+        "truth": found.truth,
+        "labels": torch.where(positive, of_truth, len(annotations.classes)),
+        "positive": positive,
+        "negative": negative,
+        "valid": inside,
+        "p_s": p_s,
+        "loss": -p_s.log(),
+        "score": of_object,
+        "objectness": of_object,
+    }
+    return Batch(known, len(annotations.classes))
+
+
+def outcome(catalog: Catalog, id: str) -> Outcome | None:
+    """What the method does to the batch, or None where it takes something that the batch does not have."""
+    function = _weighing(id)
+    if not function or catalog.methods[id].stage == "inference":
+        return None
+    given = batch()
+    torch.manual_seed(0)
+    wanted = {name: x for name, x in given.arguments.items() if name in parameters(function)}
+    fewer = {name: value for name, value in SMALLER.items() if name in parameters(function)}
+    result = function(**wanted, **fewer)
+    weight = (result[0] if isinstance(result, (tuple, list)) else result).double()
+    inside = given.arguments["valid"].double()
+    weight = weight * inside
+    effects = [
+        Effect(name, effective_number(of(inside)).item(), effective_number(of(weight)).item(), most)
+        for name, most, of in _distributions(given)
+        if of(weight).sum() > 0
+    ]
+    positives = (weight * given.arguments["positive"]).sum().item()
+    if positives in (0, weight.sum().item()):
+        effects = [effect for effect in effects if effect.name != BOTH]
+    return Outcome(weight.sum().item(), positives, fewer, effects)
+
+
+def _weighing(id: str) -> Callable[..., Any] | None:
+    """The function of a method's module that turns what the batch has into a weight for each box."""
+    module = import_module(f"reference_impl.{id}")
+    own = own_name(id.split(".")[1], module.__all__)
+    for name in [own] if id.startswith("sampling.") else [name for name in module.__all__ if name.endswith("weight")]:
+        function = getattr(module, name)
+        if isinstance(function, type):
+            continue
+        needed = [key for key, p in parameters(function).items() if p.default is p.empty and p.kind is not p.KEYWORD_ONLY]
+        if all(key in batch().arguments for key in needed):
+            found: Callable[..., Any] = function
+            return found
+    return None
+
+
+def _distributions(given: Batch) -> list[tuple[str, int, Callable[[Tensor], Tensor]]]:
+    """Each by its name, the number of kinds, and how the weights fall on them."""
+    positive, negative = given.arguments["positive"], given.arguments["negative"]
+    classes = int((torch.bincount(given.arguments["labels"][positive]) > 0).sum())
+    place = (given.arguments["iou"] / POSITIVE * IOU_BINS).long().clamp(max=IOU_BINS - 1)
+    size = (box_area(given.arguments["boxes"]).sqrt() / SIDES[0]).log2().round().long()
+
+    def spread(index: Tensor, kinds: int, among: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda weight: torch.zeros(kinds, dtype=weight.dtype).scatter_add(0, index[among], weight[among])
+
+    everywhere = positive | negative
+    return [
+        (BOTH, 2, spread(negative.long(), 2, everywhere)),
+        ("classes of the positives", classes, spread(given.arguments["labels"], given.classes, positive)),
+        ("IoU bins of the negatives", IOU_BINS, spread(place, IOU_BINS, negative)),
+        ("sizes of the positives", len(SIDES), spread(size, len(SIDES), positive)),
+    ]
