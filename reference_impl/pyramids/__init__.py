@@ -5,9 +5,11 @@ from reference_impl.pyramids.balanced_feature_pyramid import BalancedFeaturePyra
 from reference_impl.pyramids.detnet import DetNet
 from reference_impl.pyramids.efficient_featurized_image_pyramid import EfficientFeaturizedImagePyramid
 from reference_impl.pyramids.fpn import FPN, roi_level
+from reference_impl.pyramids.hit_detector import HitDetector
 from reference_impl.pyramids.multi_level_fpn import MultiLevelFPN
 from reference_impl.pyramids.multi_scale_contextual_features import ContextInjection, MultiScaleContextualFeatures
 from reference_impl.pyramids.nas_fpn import NASFPN
+from reference_impl.pyramids.parallel_fpn import ParallelFPN
 from reference_impl.pyramids.path_aggregation import PathAggregation
 from reference_impl.pyramids.pyramid_convolution import PyramidConvolution
 from reference_impl.pyramids.scale_transfer import ScaleTransfer
@@ -23,8 +25,10 @@ __all__ = [
     "ContextInjection",
     "DetNet",
     "EfficientFeaturizedImagePyramid",
+    "HitDetector",
     "MultiLevelFPN",
     "MultiScaleContextualFeatures",
+    "ParallelFPN",
     "PathAggregation",
     "PyramidConvolution",
     "SEPCBranch",
