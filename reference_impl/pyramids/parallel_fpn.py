@@ -85,4 +85,4 @@ def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
         return x
     if x.shape[-2] < size[0] or x.shape[-1] < size[1]:
         return interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
-    return adaptive_avg_pool2d(x, tuple(size))
+    return adaptive_avg_pool2d(x, (size[0], size[1]))
