@@ -2,6 +2,7 @@
 
 from reference_impl.pyramids.augfpn import AugFPN
 from reference_impl.pyramids.balanced_feature_pyramid import BalancedFeaturePyramid
+from reference_impl.pyramids.deep_reconfiguration import DeepReconfiguration
 from reference_impl.pyramids.detnet import DetNet
 from reference_impl.pyramids.efficient_featurized_image_pyramid import EfficientFeaturizedImagePyramid
 from reference_impl.pyramids.fpn import FPN, roi_level
@@ -23,6 +24,7 @@ __all__ = [
     "AugFPN",
     "BalancedFeaturePyramid",
     "ContextInjection",
+    "DeepReconfiguration",
     "DetNet",
     "EfficientFeaturizedImagePyramid",
     "HitDetector",
