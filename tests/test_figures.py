@@ -1,13 +1,14 @@
 """What the figures claim, and the simulation beside a slow one."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 
 from reference_impl.ops.boxes import box_iou
 from tools.catalog import load
-from tools.figures import figure_11, figure_15, figure_16, figure_18
+from tools.figures import figure_11, figure_12, figure_15, figure_16, figure_18
 from tools.pyramids import box_statistics, measure
 from tools.samplers import batch, outcome
 from tools.simulation import RATES, box_losses, cases, corners, simulate
@@ -20,6 +21,15 @@ def test_the_bad_box_dominates_l2_more_than_l1() -> None:
     assert rows["losses.l2_loss"].shares[2] > 0.8 > rows["losses.l1_loss"].shares[2] > rows["losses.giou_loss"].shares[2]
     assert rows["losses.l1_loss"].values == [2.0, 5.0, 11.5]
     assert rows["losses.l2_loss"].values == [1.0, 6.5, 40.25]
+
+
+def test_the_cascade_moves_the_ious_to_the_right() -> None:
+    """From stage to stage, by the mean and above each threshold."""
+    stages = figure_12().stages
+    for before, after in pairwise(stages):
+        assert before.mean < after.mean
+        assert all(a < b for a, b in zip(before.above, after.above, strict=True))
+    assert stages[-1].effective > stages[0].effective + 2
 
 
 def test_pixels_are_covered_unevenly() -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 import yaml
 
 from tools.catalog import ROOT, Catalog, load
@@ -15,6 +16,8 @@ from tools.text import title
 
 def build(root: Path) -> int:
     """Build `root/site`. Returns the exit status; what is wrong is printed."""
+    # One thread: sums come out the same on every machine, and tensors as small as a page's gain nothing from more.
+    torch.set_num_threads(1)
     catalog = load(root)
     problems = check(catalog)
     for problem in problems:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from reference_impl.generation import bounding_box_generator, iou_quantile
+from reference_impl.heads import CascadeRCNN, sample_rois
 from reference_impl.losses import smooth_l1_loss
 from reference_impl.measure import (
     boxes_per_cell,
@@ -24,12 +25,14 @@ from reference_impl.measure import (
 )
 from reference_impl.ops.boxes import box_iou, encode_deltas
 from reference_impl.pyramids import roi_level
+from tools import scenes
 from tools.catalog import Catalog
 from tools.charts import Axis, Series, bar_chart, line_chart, scene
 from tools.simulation import ALL_POINTS, BoxLoss, box_losses, simulate
 
 CLASSES = 80
-POINTS = 8
+POSITIVE = 0.5
+POINTS = 4
 
 
 def _boxes(*rows: Sequence[float]) -> Tensor:
@@ -66,6 +69,59 @@ def figure_11(losses: dict[str, BoxLoss]) -> Figure11:
         values = loss(guesses, truth.expand(3, 4))
         rows.append(LossRow(id, values.tolist(), shares(values).tolist(), effective_number(values).item()))
     return Figure11(picture, box_iou(guesses, truth).tolist(), rows)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The boxes that enter a stage of a cascade, or leave the last: how their IoUs are distributed."""
+
+    name: str
+    mean: float
+    above: list[float]
+    effective: float
+    chart: Markup
+
+
+@dataclass(frozen=True)
+class Figure12:
+    thresholds: list[float]
+    steps: int
+    stages: list[Stage]
+
+
+STEPS, BINS = 60, 20
+
+
+def figure_12() -> Figure12:
+    """A small Cascade R-CNN, trained while the page is built, on rectangles in feature maps: IoUs before and after each stage.
+
+    The boxes are those of scenes that it was not trained on.
+    """
+    torch.manual_seed(0)
+    cascade = CascadeRCNN(scenes.CLASSES, scenes.CLASSES, width=32, scale=1 / scenes.STRIDE)
+    optimiser = torch.optim.Adam(cascade.parameters(), lr=3e-3)
+    for step in range(STEPS):
+        features, boxes, labels = scenes.painted(8, seed=step % 4)
+        rois, chosen = sample_rois(scenes.jittered(boxes, each=20, seed=step % 4), boxes, size=32)
+        losses = cascade.loss(cascade([features], rois[:, :32], boxes), chosen[:, :32], boxes, labels)
+        optimiser.zero_grad()
+        torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    features, boxes, _ = scenes.painted(32, seed=99)
+    with torch.no_grad():
+        _, _, entering = cascade([features], scenes.jittered(boxes, each=20, seed=99))
+    ious = box_iou(entering[:, :, :, None], boxes[:, None, None]).amax(-1)
+    names = ["the proposals", *(f"after stage {k + 1}" for k in range(ious.shape[1] - 1))]
+    shares_of = [(boxes_per_iou_bin(x, x >= 0, lowest=0.0, bins=BINS).sum(0) / x.numel()).tolist() for x in ious.unbind(1)]
+    middles = [(k + 0.5) / BINS for k in range(BINS)]
+    stages = []
+    for k, (name, x) in enumerate(zip(names, ious.unbind(1), strict=True)):
+        series = [Series(values, "main" if i == k else "other") for i, values in enumerate(shares_of)]
+        chart = line_chart(Axis("IoU", 0, 1), middles, [s for s in series if s.look == "other"] + [series[k]], clip=1, label=name)
+        positive = boxes_per_iou_bin(x, x >= POSITIVE, bins=BINS // 2).sum(0)
+        above = [(x >= u).double().mean().item() for u in cascade.thresholds]
+        stages.append(Stage(name, x.mean().item(), above, effective_number(positive).item(), chart))
+    return Figure12(cascade.thresholds, STEPS, stages)
 
 
 @dataclass(frozen=True)
@@ -256,6 +312,7 @@ def simulation(losses: dict[str, BoxLoss]) -> Simulation:
 @dataclass(frozen=True)
 class Figures:
     eleven: Figure11
+    twelve: Figure12
     fifteen: Figure15
     sixteen: Figure16
     eighteen: Figure18
@@ -264,6 +321,5 @@ class Figures:
 
 def figures(catalog: Catalog) -> Figures:
     losses = box_losses(catalog)
-    return Figures(
-        figure_11(box_losses(catalog, coordinates=lambda boxes: boxes)), figure_15(), figure_16(), figure_18(losses), simulation(losses)
-    )
+    on_corners = box_losses(catalog, coordinates=lambda boxes: boxes)
+    return Figures(figure_11(on_corners), figure_12(), figure_15(), figure_16(), figure_18(losses), simulation(losses))

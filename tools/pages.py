@@ -18,6 +18,7 @@ from tools import text
 from tools.bibtex import bibtex, citation_tags
 from tools.catalog import Catalog
 from tools.figures import Figures, figures
+from tools.gallery import Picture, pictures
 from tools.golden import Case, Comparison, compare, count_parameters, own_name
 from tools.plots import Plots
 from tools.pyramids import Measured, box_statistics, measure
@@ -199,6 +200,9 @@ class Site:
         """What each sampler and weight does to the batch, as far as the batch has what it takes."""
         ids = [id for id in self.catalog.implemented if id.startswith(("sampling.", "losses."))]
         return {id: found for id in ids if (found := outcome(self.catalog, id))}
+
+    def pictures(self, id: str) -> list[Picture]:
+        return pictures(id)
 
     @cached_property
     def figures(self) -> Figures:

@@ -17,8 +17,8 @@ from tools.data import coco
 from tools.diagrams import diagram
 
 # Height and width for sizes and costs, for the drawing, and for the shares; how much narrower the shares' pyramid is, and their images.
-IMAGE, DRAWN, SMALL = (800, 1333), (1024, 1024), (256, 256)
-SHRINK, IMAGES = 16, 4
+IMAGE, DRAWN, SMALL = (800, 1333), (1024, 1024), (128, 128)
+SHRINK, IMAGES = 16, 2
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,14 @@ from reference_impl.heads.guided_anchoring import (
     shape_targets,
 )
 from reference_impl.heads.hierarchical_finetuning import class_similarity, hierarchical_finetuning, hierarchical_groups
+from reference_impl.heads.hierarchical_shot_detector import (
+    HierarchicalShotDetector,
+    HSDContext,
+    hsd_boxes,
+    hsd_detections,
+    hsd_loss,
+    hsd_targets,
+)
 from reference_impl.heads.learning_to_rank import LearningToRank, pairwise_ranking_loss
 from reference_impl.heads.meta_anchor import MetaAnchor, prior_code
 from reference_impl.heads.ms_cnn import (
@@ -66,6 +74,8 @@ __all__ = [
     "FeatureUpsampling",
     "FineGrainedDynamicHead",
     "GuidedAnchoring",
+    "HSDContext",
+    "HierarchicalShotDetector",
     "LearningToRank",
     "MetaAnchor",
     "MultiRegionCNN",
@@ -99,6 +109,10 @@ __all__ = [
     "guided_anchors",
     "hierarchical_finetuning",
     "hierarchical_groups",
+    "hsd_boxes",
+    "hsd_detections",
+    "hsd_loss",
+    "hsd_targets",
     "in_out_boxes",
     "in_out_loss",
     "in_out_targets",

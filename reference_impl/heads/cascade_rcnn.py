@@ -11,7 +11,7 @@ from reference_impl.ops.boxes import box_area, decode_deltas, encode_deltas
 from reference_impl.ops.checked import checked
 from reference_impl.ops.levels import check_levels
 from reference_impl.ops.matching import best_overlaps
-from reference_impl.ops.nms import nms
+from reference_impl.ops.nms import nms_per_class
 from reference_impl.ops.numerics import safe_divide, widen
 from reference_impl.ops.roi_align import roi_align_levels
 from reference_impl.ops.select import take
@@ -169,13 +169,7 @@ def cascade_detections(
     Returns:
         Which box is a detection of which class.
     """
-    foreground = scores[..., :-1]
-    label = torch.arange(foreground.shape[-1], device=scores.device).expand(foreground.shape)
-    place = boxes[..., None, :].expand(*foreground.shape, 4)
-    candidate = (foreground >= lowest_score) & (box_area(boxes) > 0)[..., None]
-    flat = [x.flatten(-2) for x in (foreground, candidate, label)]
-    kept = nms(place.flatten(-3, -2), *flat, limit=limit, threshold=threshold)
-    return pad(kept.view(foreground.shape), (0, 1))
+    return pad(nms_per_class(scores[..., :-1], boxes, lowest_score=lowest_score, threshold=threshold, limit=limit), (0, 1))
 
 
 class CascadeRCNN(nn.Module):

@@ -1,4 +1,4 @@
-"""Greedy non-maximum suppression, by any similarity of two boxes."""
+"""Greedy non-maximum suppression, by any similarity of two boxes, and that of a detector: class by class."""
 
 from collections.abc import Callable
 
@@ -7,11 +7,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 
-from reference_impl.ops.boxes import box_iou
+from reference_impl.ops.boxes import box_area, box_iou
 from reference_impl.ops.checked import checked
 from reference_impl.ops.ranks import descending_rank
 
-__all__ = ["nms"]
+__all__ = ["nms", "nms_per_class"]
 
 
 @checked
@@ -67,3 +67,26 @@ def nms(
         for _ in range(min(limit, place.shape[-1])):
             state = keep_one(*state)
     return state[0]
+
+
+@checked
+def nms_per_class(
+    scores: Float[Tensor, "*batch n c"], boxes: Float[Tensor, "*batch n 4"], *, lowest_score: float, threshold: float, limit: int
+) -> Bool[Tensor, "*batch n c"]:
+    """Keeps the best boxes of each class that overlap no better one of that class.
+
+    Args:
+        scores: one for each class and box.
+        boxes: absolute `(x1, y1, x2, y2)`, the same for all classes; one without area is not kept.
+        lowest_score: nor is one of a lower score.
+        threshold: IoU above which a box is discarded for a better one.
+        limit: how many to keep at most, of all classes together.
+
+    Returns:
+        Whether each box is kept for each class.
+    """
+    place = boxes[..., None, :].expand(*scores.shape, 4).flatten(-3, -2)
+    label = torch.arange(scores.shape[-1], device=scores.device).expand(scores.shape)
+    candidate = (scores >= lowest_score) & (box_area(boxes) > 0)[..., None]
+    kept = nms(place, scores.flatten(-2), candidate.flatten(-2), label.flatten(-2), limit=limit, threshold=threshold)
+    return kept.view(scores.shape)

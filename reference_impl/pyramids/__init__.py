@@ -14,11 +14,13 @@ from reference_impl.pyramids.parallel_fpn import ParallelFPN
 from reference_impl.pyramids.path_aggregation import PathAggregation
 from reference_impl.pyramids.pyramid_convolution import PyramidConvolution
 from reference_impl.pyramids.scale_transfer import ScaleTransfer
+from reference_impl.pyramids.sepc import SEPC, SEPCBranch
 from reference_impl.pyramids.trident import Trident, scale_aware_assignment, scale_aware_boxes
 
 __all__ = [
     "FPN",
     "NASFPN",
+    "SEPC",
     "AugFPN",
     "BalancedFeaturePyramid",
     "ContextInjection",
@@ -31,6 +33,7 @@ __all__ = [
     "ParallelFPN",
     "PathAggregation",
     "PyramidConvolution",
+    "SEPCBranch",
     "ScaleTransfer",
     "Trident",
     "roi_level",

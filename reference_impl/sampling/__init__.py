@@ -15,6 +15,7 @@ from reference_impl.sampling.prime_sample_attention import nms_clusters, prime_s
 from reference_impl.sampling.proposal_selection import proposal_selection
 from reference_impl.sampling.random_sampling import random_sampling
 from reference_impl.sampling.snip import snip, snip_ignored_anchors
+from reference_impl.sampling.sniper import chip_targets, negative_chips, sniper
 from reference_impl.sampling.soft_balance_sampling import soft_balance_sampling
 from reference_impl.sampling.unified_sample_weighting import (
     SampleWeightingNetwork,
@@ -27,6 +28,7 @@ __all__ = [
     "SampleWeightingNetwork",
     "averaged_log_variance",
     "bootstrapping",
+    "chip_targets",
     "constant_weighting",
     "hard_negative_cache",
     "hard_negative_mining",
@@ -34,6 +36,7 @@ __all__ = [
     "iou_lower_bound",
     "mining_converged",
     "negative_anchor_filtering",
+    "negative_chips",
     "nms_clusters",
     "objectness_prior",
     "ohem",
@@ -47,6 +50,7 @@ __all__ = [
     "score_hlr",
     "snip",
     "snip_ignored_anchors",
+    "sniper",
     "soft_balance_sampling",
     "unified_sample_weighting",
 ]

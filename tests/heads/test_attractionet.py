@@ -9,7 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 from reference_impl.heads import AttractioNet, in_out_boxes, in_out_loss, in_out_targets, multi_threshold_nms
 from reference_impl.ops.boxes import box_iou
 from reference_impl.ops.matching import best_overlaps
-from tests.scenes import CLASSES, SIDE, STRIDE, jittered, painted
+from tools.scenes import CLASSES, SIDE, STRIDE, jittered, painted
 
 
 def network(device: str) -> AttractioNet:

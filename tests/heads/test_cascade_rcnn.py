@@ -8,7 +8,7 @@ from torch import Tensor
 from reference_impl.heads import CascadeRCNN, cascade_detections, cascade_scores, sample_rois, stage_targets
 from reference_impl.ops.boxes import box_iou
 from tests.sampling.uniformity import BOUND, CANDIDATES, DRAWN, DRAWS, statistic
-from tests.scenes import CLASSES, STRIDE, jittered, painted
+from tools.scenes import CLASSES, STRIDE, jittered, painted
 
 
 def cascade(device: str, *, width: int = 32) -> CascadeRCNN:

@@ -7,7 +7,7 @@ from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, co
 from reference_impl.heads import GuidedAnchoring, guided_anchors, location_loss, location_targets, shape_loss, shape_targets
 from reference_impl.ops.boxes import box_iou, encode_deltas
 from reference_impl.ops.matching import BACKGROUND, match
-from tests.scenes import CLASSES, SIDE, STRIDE, jittered, painted
+from tools.scenes import CLASSES, SIDE, STRIDE, jittered, painted
 
 SCALE = 8.0
 

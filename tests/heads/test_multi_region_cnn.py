@@ -6,7 +6,7 @@ from torch import Tensor
 from reference_impl.heads import MultiRegionCNN, box_voting, multi_region_loss, multi_regions
 from reference_impl.ops.boxes import box_area, box_iou, decode_deltas, encode_deltas
 from reference_impl.ops.matching import best_overlaps
-from tests.scenes import CLASSES, STRIDE, jittered, painted
+from tools.scenes import CLASSES, STRIDE, jittered, painted
 
 
 def network(device: str) -> MultiRegionCNN:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 from reference_impl.ops.boxes import box_giou, box_iou
-from reference_impl.ops.nms import nms
+from reference_impl.ops.nms import nms, nms_per_class
 
 
 def boxes_in_a_window(*batch: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -98,3 +98,18 @@ def test_compiled_it_gives_the_same_in_one_graph_for_all_sizes(device: str) -> N
         boxes, scores = (x.to(device) for x in boxes_in_a_window(2, n))
         assert compiled(boxes, scores, limit=10).equal(nms(boxes, scores, limit=10))
     assert counter.frame_count <= 2
+
+
+def test_class_by_class_is_a_loop(device: str) -> None:
+    """Boxes of low score and without area are out, and the limit is for all classes together."""
+    boxes, scores = (x.to(device) for x in boxes_in_a_window(2, 40))
+    scores = torch.stack((scores, scores.flip(-1), (scores * 7) % 1), -1)
+    boxes[:, 3, 2:] = boxes[:, 3, :2]
+    kept = nms_per_class(scores, boxes, lowest_score=0.3, threshold=0.4, limit=1000)
+    usable = (scores >= 0.3) & ((boxes[..., 2:] > boxes[..., :2]).all(-1, keepdim=True))
+    for c in range(3):
+        assert kept[..., c].equal(nms(boxes, scores[..., c], usable[..., c], limit=1000, threshold=0.4))
+    few = nms_per_class(scores, boxes, lowest_score=0.3, threshold=0.4, limit=5)
+    assert few.sum((1, 2)).tolist() == [5, 5]
+    assert (kept | ~few).all()
+    assert scores[few].min() >= scores.masked_fill(~kept, -1).flatten(1).sort(descending=True).values[:, 4].min()
