@@ -22,6 +22,7 @@ from reference_impl.heads.hierarchical_shot_detector import (
     hsd_detections,
     hsd_loss,
     hsd_targets,
+)
 from reference_impl.heads.learning_to_rank import LearningToRank, pairwise_ranking_loss
 from reference_impl.heads.meta_anchor import MetaAnchor, prior_code
 from reference_impl.heads.ms_cnn import (

@@ -8,7 +8,7 @@ from torch.nn.functional import avg_pool2d, pixel_unshuffle
 
 from reference_impl.heads import HierarchicalShotDetector, HSDContext, hsd_boxes, hsd_detections, hsd_loss, hsd_targets
 from reference_impl.ops.boxes import box_iou, encode_deltas
-from tests.scenes import CLASSES, SIDE, STRIDE, jittered, painted
+from tools.scenes import CLASSES, SIDE, STRIDE, jittered, painted
 
 CELL = 4 * STRIDE
 
