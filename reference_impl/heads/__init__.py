@@ -1,5 +1,6 @@
 """Heads: features and boxes in, predictions out; a module where there are parameters."""
 
+from reference_impl.heads.adaptive_feature_pooling import AdaptiveFeaturePooling
 from reference_impl.heads.anchor_refinement import AnchorRefinementModule, anchor_refinement
 from reference_impl.heads.attractionet import AttractioNet, in_out_boxes, in_out_loss, in_out_targets, multi_threshold_nms
 from reference_impl.heads.cascade_rcnn import CascadeRCNN, cascade_detections, cascade_loss, cascade_scores, sample_rois, stage_targets
@@ -49,6 +50,7 @@ from reference_impl.heads.soft_iou import (
     soft_iou_loss,
     soft_iou_score,
 )
+from reference_impl.heads.soft_roi_selection import SoftRoISelection
 from reference_impl.heads.ssd import SSD, decode_offsets, encode_offsets
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "RFCN",
     "SAFRCNN",
     "SSD",
+    "AdaptiveFeaturePooling",
     "AnchorRefinementModule",
     "AttractioNet",
     "CalibrationHead",
@@ -74,6 +77,7 @@ __all__ = [
     "ResidualObjectnessHead",
     "SideAwareBoundaryLocalization",
     "SoftIoU",
+    "SoftRoISelection",
     "agglomerative_clusters",
     "anchor_refinement",
     "assign_to_branches",
