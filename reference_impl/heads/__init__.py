@@ -16,6 +16,7 @@ from reference_impl.heads.guided_anchoring import (
     shape_targets,
 )
 from reference_impl.heads.hierarchical_finetuning import class_similarity, hierarchical_finetuning, hierarchical_groups
+from reference_impl.heads.iou_net import IoUNet, iou_guided_nms, iou_prediction_loss, uniform_iou_boxes
 from reference_impl.heads.learning_to_rank import LearningToRank, pairwise_ranking_loss
 from reference_impl.heads.meta_anchor import MetaAnchor, prior_code
 from reference_impl.heads.ms_cnn import (
@@ -69,6 +70,7 @@ __all__ = [
     "FeatureUpsampling",
     "FineGrainedDynamicHead",
     "GuidedAnchoring",
+    "IoUNet",
     "LearningToRank",
     "MetaAnchor",
     "MultiRegionCNN",
@@ -106,6 +108,8 @@ __all__ = [
     "in_out_boxes",
     "in_out_loss",
     "in_out_targets",
+    "iou_guided_nms",
+    "iou_prediction_loss",
     "location_loss",
     "location_targets",
     "merged_boxes",
@@ -130,5 +134,6 @@ __all__ = [
     "soft_iou_loss",
     "soft_iou_score",
     "stage_targets",
+    "uniform_iou_boxes",
     "without_easy_anchors",
 ]

@@ -58,7 +58,8 @@ class AdaptiveFeaturePooling(nn.Module):
         check_levels("AdaptiveFeaturePooling", levels, [self.channels] * len(self.scales))
         pooled = [roi_align(x, proposals, scale=scale, size=self.size) for x, scale in zip(levels, self.scales, strict=True)]
         described = [layer(x.flatten(0, 1).flatten(1)) for layer, x in zip(self.own, pooled, strict=True)]
-        return self.shared(reduce(torch.maximum, described)).unflatten(0, proposals.shape[:2])
+        found: Tensor = self.shared(reduce(torch.maximum, described)).unflatten(0, proposals.shape[:2])
+        return found
 
 
 def _layer(inputs: int, outputs: int, groups: int) -> nn.Sequential:

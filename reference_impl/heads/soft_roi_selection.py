@@ -36,9 +36,11 @@ class SoftRoISelection(nn.Module):
         self.scales = [scale / 2**i for i in range(levels)]
         self.reduce = nn.Conv2d(channels * levels, channels, 1)
         self.weigh = nn.Conv2d(channels, levels, 3, padding=1)
-        for layer in (self.reduce, self.weigh):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for parameter in self.parameters():
+            if parameter.dim() == 1:
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.xavier_uniform_(parameter)
 
     @checked
     def forward(self, levels: Sequence[Tensor], proposals: Float[Tensor, "b n 4"]) -> Float[Tensor, "b n channels size size"]:
@@ -58,5 +60,5 @@ class SoftRoISelection(nn.Module):
         check_levels("SoftRoISelection", levels, [self.channels] * len(self.scales))
         pooled = [roi_align(x, proposals, scale=scale, size=self.size) for x, scale in zip(levels, self.scales, strict=True)]
         stacked = torch.cat(pooled, 2).flatten(0, 1)
-        weight = self.weigh(relu(self.reduce(stacked))).sigmoid().unflatten(0, proposals.shape[:2])
+        weight: Tensor = self.weigh(relu(self.reduce(stacked))).sigmoid().unflatten(0, proposals.shape[:2])
         return (torch.stack(pooled, 2) * weight[:, :, :, None]).sum(2)
