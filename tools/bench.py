@@ -22,12 +22,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from tools import bench_pyramids
 from tools.baselines import BASELINES, peers
 from tools.catalog import ROOT, load
 from tools.golden import parameters, resolve, tensor_annotation
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- figures: written by `python -m tools bench` -->", "<!-- end of figures -->"
+BEGIN_PYRAMIDS, END_PYRAMIDS = "<!-- pyramids: written by `python -m tools bench` -->", "<!-- end of pyramids -->"
 ALLOCATORS = {"default": {}, "recycling": {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}}
 THREADS = 1
 REPETITIONS = 5
@@ -183,13 +185,7 @@ def peak(function: Callable[..., Any], given: dict[str, Tensor]) -> int:
         result = function(**given)
         if result.requires_grad:
             result.sum().backward()
-    held = most = 0
-    results: Any = profile.profiler and profile.profiler.kineto_results
-    events = [e for e in results.events() if e.name() == "[memory]"]
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
+    return bench_pyramids.most_held(profile)
 
 
 # All cases
@@ -198,6 +194,13 @@ def peak(function: Callable[..., Any], given: dict[str, Tensor]) -> int:
 def bench(names: list[str]) -> int:
     """Measure the cases in whose name or id one of `names` occurs; all of them, and rewrite the page, if there are none."""
     chosen = [case for case in cases() if not names or any(name in f"{case.id} {case.name}" for name in names)]
+    torch.set_num_threads(THREADS)
+    of_pyramids = bench_pyramids.rows(load(), names)
+    print(*bench_pyramids.HEADER, *of_pyramids, sep="\n")
+    if not names:
+        _write(BEGIN_PYRAMIDS, END_PYRAMIDS, [*bench_pyramids.HEADER, *of_pyramids])
+    if not chosen and of_pyramids:
+        return 0
     if not chosen:
         print(f"nothing is named {' or '.join(names)}; there are {', '.join(case.name for case in cases())}")
         return 1
@@ -208,10 +211,15 @@ def bench(names: list[str]) -> int:
         rows.append(_row(case, found))
         print(rows[-1], flush=True)
     if not names:
-        text = PAGE.read_text()
-        before, after = text[: text.index(BEGIN)], text[text.index(END) :]
-        PAGE.write_text("\n".join([before + BEGIN, "", *_circumstances(), "", *HEADER, *rows, "", after]))
+        _write(BEGIN, END, [*HEADER, *rows])
     return 0
+
+
+def _write(begin: str, end: str, table: list[str]) -> None:
+    """Put a table, and how it was measured, between two marks of the page."""
+    text = PAGE.read_text()
+    before, after = text[: text.index(begin)], text[text.index(end) :]
+    PAGE.write_text("\n".join([before + begin, "", *_circumstances(), "", *table, "", after]))
 
 
 def _in_a_process(name: str, allocator: str) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def _label(node: Node, graph: Graph, sources: tuple[int, ...]) -> str | None:
         return f"{size} ↓" if made[-1] <= given[-1] // 2 + 1 < given[-1] else size
     pool = next((symbol for name, symbol in POOLS.items() if name in node.op and node.op not in SYMBOLS), None)
     if pool:
-        return pool if len(node.shape) == 4 and node.shape[-1] > 1 else f"global {pool}"[:8]
+        return pool if len(node.shape) == 4 and node.shape[-1] > 1 else f"g {pool}"
     if node.op in SYMBOLS and (len(sources) > 1 or node.op in ("addmm", "mm", "bmm") or node.op.startswith(("up", "_up", "pixel"))):
         return SYMBOLS[node.op]
     return None
