@@ -23,6 +23,7 @@ from reference_impl.heads.hierarchical_shot_detector import (
     hsd_loss,
     hsd_targets,
 )
+from reference_impl.heads.iou_prediction import IoUPrediction, iou_detections, iou_prediction_loss
 from reference_impl.heads.learning_to_rank import LearningToRank, pairwise_ranking_loss
 from reference_impl.heads.meta_anchor import MetaAnchor, prior_code
 from reference_impl.heads.ms_cnn import (
@@ -76,6 +77,7 @@ __all__ = [
     "GuidedAnchoring",
     "HSDContext",
     "HierarchicalShotDetector",
+    "IoUPrediction",
     "LearningToRank",
     "MetaAnchor",
     "MultiRegionCNN",
@@ -116,6 +118,8 @@ __all__ = [
     "in_out_boxes",
     "in_out_loss",
     "in_out_targets",
+    "iou_detections",
+    "iou_prediction_loss",
     "location_loss",
     "location_targets",
     "merged_boxes",
