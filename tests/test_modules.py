@@ -32,7 +32,7 @@ def levels(id: str, image: tuple[int, int], dtype: torch.dtype = torch.float32, 
 
 def pyramid(id: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
     torch.manual_seed(0)
-    return assemble(CATALOG, id, shrink=NARROW, layers=1).to(device, dtype)
+    return assemble(CATALOG, id, shrink=NARROW, repeats=1).to(device, dtype)
 
 
 @every_pyramid

@@ -14,6 +14,15 @@ from reference_impl.generation.context_guided_pasting import (
     uncovered,
 )
 from reference_impl.generation.cut_paste import blurred_mask, cut_paste, hides_another, random_shift
+from reference_impl.generation.feature_super_resolution import (
+    FeatureDiscriminator,
+    FeatureSuperResolution,
+    TargetExtractor,
+    choose_predictor,
+    feature_discriminator_loss,
+    feature_generator_loss,
+    receptive_field_mismatch,
+)
 from reference_impl.generation.instance_switching import carried_boxes, instance_switching, switching_candidates, switching_weight
 from reference_impl.generation.iou_uniform import iou_uniform
 from reference_impl.generation.positive_roi import bounding_box_generator, iou_quantile, positive_roi
@@ -27,10 +36,13 @@ from reference_impl.generation.task_aware_synthesis import (
 
 __all__ = [
     "ContextNetwork",
+    "FeatureDiscriminator",
+    "FeatureSuperResolution",
     "OcclusionNetwork",
     "RealismNetwork",
     "RotationNetwork",
     "SynthesiserNetwork",
+    "TargetExtractor",
     "adversarial_dropout",
     "adversarial_transformer",
     "background_contexts",
@@ -38,11 +50,14 @@ __all__ = [
     "bounding_box_generator",
     "candidate_boxes",
     "carried_boxes",
+    "choose_predictor",
     "context_frames",
     "context_guided_pasting",
     "cut_paste",
     "discriminator_loss",
     "drawn_places",
+    "feature_discriminator_loss",
+    "feature_generator_loss",
     "fitting_instances",
     "hardest_window",
     "hides_another",
@@ -53,6 +68,7 @@ __all__ = [
     "pasting_candidates",
     "positive_roi",
     "random_shift",
+    "receptive_field_mismatch",
     "switching_candidates",
     "switching_weight",
     "synthesiser_loss",

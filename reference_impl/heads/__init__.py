@@ -1,5 +1,6 @@
 """Heads: features and boxes in, predictions out; a module where there are parameters."""
 
+from reference_impl.heads.adaptive_feature_pooling import AdaptiveFeaturePooling
 from reference_impl.heads.anchor_refinement import AnchorRefinementModule, anchor_refinement
 from reference_impl.heads.attractionet import AttractioNet, in_out_boxes, in_out_loss, in_out_targets, multi_threshold_nms
 from reference_impl.heads.cascade_rcnn import CascadeRCNN, cascade_detections, cascade_loss, cascade_scores, sample_rois, stage_targets
@@ -24,6 +25,7 @@ from reference_impl.heads.hierarchical_shot_detector import (
     hsd_targets,
 )
 from reference_impl.heads.iou_prediction import IoUPrediction, iou_detections, iou_prediction_loss
+from reference_impl.heads.iou_net import IoUNet, iou_guided_nms, iou_prediction_loss, uniform_iou_boxes
 from reference_impl.heads.learning_to_rank import LearningToRank, pairwise_ranking_loss
 from reference_impl.heads.meta_anchor import MetaAnchor, prior_code
 from reference_impl.heads.ms_cnn import (
@@ -58,6 +60,7 @@ from reference_impl.heads.soft_iou import (
     soft_iou_loss,
     soft_iou_score,
 )
+from reference_impl.heads.soft_roi_selection import SoftRoISelection
 from reference_impl.heads.ssd import SSD, decode_offsets, encode_offsets
 
 __all__ = [
@@ -66,6 +69,7 @@ __all__ = [
     "RFCN",
     "SAFRCNN",
     "SSD",
+    "AdaptiveFeaturePooling",
     "AnchorRefinementModule",
     "AttractioNet",
     "CalibrationHead",
@@ -78,6 +82,7 @@ __all__ = [
     "HSDContext",
     "HierarchicalShotDetector",
     "IoUPrediction",
+    "IoUNet",
     "LearningToRank",
     "MetaAnchor",
     "MultiRegionCNN",
@@ -86,6 +91,7 @@ __all__ = [
     "ResidualObjectnessHead",
     "SideAwareBoundaryLocalization",
     "SoftIoU",
+    "SoftRoISelection",
     "agglomerative_clusters",
     "anchor_refinement",
     "assign_to_branches",
@@ -119,6 +125,7 @@ __all__ = [
     "in_out_loss",
     "in_out_targets",
     "iou_detections",
+    "iou_guided_nms",
     "iou_prediction_loss",
     "location_loss",
     "location_targets",
@@ -144,5 +151,6 @@ __all__ = [
     "soft_iou_loss",
     "soft_iou_score",
     "stage_targets",
+    "uniform_iou_boxes",
     "without_easy_anchors",
 ]

@@ -2,12 +2,15 @@
 
 from reference_impl.pyramids.augfpn import AugFPN
 from reference_impl.pyramids.balanced_feature_pyramid import BalancedFeaturePyramid
+from reference_impl.pyramids.deep_reconfiguration import DeepReconfiguration
 from reference_impl.pyramids.detnet import DetNet
 from reference_impl.pyramids.efficient_featurized_image_pyramid import EfficientFeaturizedImagePyramid
 from reference_impl.pyramids.fpn import FPN, roi_level
+from reference_impl.pyramids.hit_detector import HitDetector
 from reference_impl.pyramids.multi_level_fpn import MultiLevelFPN
 from reference_impl.pyramids.multi_scale_contextual_features import ContextInjection, MultiScaleContextualFeatures
 from reference_impl.pyramids.nas_fpn import NASFPN
+from reference_impl.pyramids.parallel_fpn import ParallelFPN
 from reference_impl.pyramids.path_aggregation import PathAggregation
 from reference_impl.pyramids.pyramid_convolution import PyramidConvolution
 from reference_impl.pyramids.scale_transfer import ScaleTransfer
@@ -21,10 +24,13 @@ __all__ = [
     "AugFPN",
     "BalancedFeaturePyramid",
     "ContextInjection",
+    "DeepReconfiguration",
     "DetNet",
     "EfficientFeaturizedImagePyramid",
+    "HitDetector",
     "MultiLevelFPN",
     "MultiScaleContextualFeatures",
+    "ParallelFPN",
     "PathAggregation",
     "PyramidConvolution",
     "SEPCBranch",

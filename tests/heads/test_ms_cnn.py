@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, grid_sample, interpolate, smooth_l1_loss
+from torch.nn.functional import conv2d, interpolate, smooth_l1_loss
 
 from reference_impl.heads import (
     MSCNN,
@@ -16,6 +16,7 @@ from reference_impl.heads import (
     sample_negatives,
 )
 from reference_impl.ops.boxes import box_area, box_iou, encode_deltas
+from reference_impl.ops.roi_align import roi_align
 from tests.sampling.uniformity import BOUND, CANDIDATES, DRAWN, DRAWS, statistic
 
 SIDES = [60, 84, 120, 168, 240, 336, 480]
@@ -186,15 +187,7 @@ def test_the_detector_learns_from_object_and_context(device: str) -> None:
     boxes = torch.tensor([[[28.0, 20.0, 44.0, 36.0], [62.0, 20.0, 78.0, 36.0]]], device=device)
     map2x = FeatureUpsampling().to(device)(features)
 
-    def pool(boxes: Tensor) -> Tensor:
-        """Bilinear samples of the cells of 7 by 7, in a map with 2 pixels to a cell, all of which the objects hide from view."""
-        step = (torch.arange(7, device=device) + 0.5) / 7
-        x = boxes[0, :, None, 0] + step * (boxes[0, :, None, 2] - boxes[0, :, None, 0])
-        y = boxes[0, :, None, 1] + step * (boxes[0, :, None, 3] - boxes[0, :, None, 1])
-        grid = torch.stack((x[:, None].expand(-1, 7, 7), y[:, :, None].expand(-1, 7, 7)), -1) / 48 - 1
-        return grid_sample(map2x.expand(2, -1, -1, -1), grid, align_corners=False)[None]
-
-    pooled, context = pool(boxes), pool(context_boxes(boxes, factor=3.0))
+    pooled, context = (roi_align(map2x, b, scale=0.5) for b in (boxes, context_boxes(boxes, factor=3.0)))
     detector = ContextDetector(2, 1, width=8, hidden=16, dropout=0.0).to(device)
     optimiser = torch.optim.Adam(detector.parameters(), lr=0.01)
     losses = []
