@@ -24,6 +24,7 @@ from reference_impl.heads.hierarchical_shot_detector import (
     hsd_loss,
     hsd_targets,
 )
+from reference_impl.heads.iou_prediction import IoUPrediction, iou_detections, iou_prediction_loss
 from reference_impl.heads.iou_net import IoUNet, iou_guided_nms, iou_prediction_loss, uniform_iou_boxes
 from reference_impl.heads.learning_to_rank import LearningToRank, pairwise_ranking_loss
 from reference_impl.heads.meta_anchor import MetaAnchor, prior_code
@@ -80,6 +81,7 @@ __all__ = [
     "GuidedAnchoring",
     "HSDContext",
     "HierarchicalShotDetector",
+    "IoUPrediction",
     "IoUNet",
     "LearningToRank",
     "MetaAnchor",
@@ -122,6 +124,7 @@ __all__ = [
     "in_out_boxes",
     "in_out_loss",
     "in_out_targets",
+    "iou_detections",
     "iou_guided_nms",
     "iou_prediction_loss",
     "location_loss",

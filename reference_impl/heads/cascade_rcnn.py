@@ -13,7 +13,7 @@ from reference_impl.ops.levels import check_levels
 from reference_impl.ops.matching import best_overlaps
 from reference_impl.ops.nms import nms_per_class
 from reference_impl.ops.numerics import safe_divide, widen
-from reference_impl.ops.roi_align import roi_align_levels
+from reference_impl.ops.roi_align import roi_align_by_size
 from reference_impl.ops.select import take
 
 __all__ = ["CascadeRCNN", "cascade_detections", "cascade_loss", "cascade_scores", "sample_rois", "stage_targets"]
@@ -259,10 +259,7 @@ class CascadeRCNN(nn.Module):
 
     def pool(self, levels: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """Features of each box, `[b r channels size size]`, from the level that fits its size."""
-        doublings = (2 * box_area(boxes).sqrt() / self.finest_size).clamp(min=1).log2()
-        level = doublings.long().clamp(max=len(levels) - 1)
-        scales = [self.scale / 2**i for i in range(len(levels))]
-        return roi_align_levels(levels, boxes, level, scales=scales, size=self.size)
+        return roi_align_by_size(levels, boxes, scale=self.scale, finest_size=self.finest_size, size=self.size)
 
     def loss(
         self,

@@ -11,13 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from reference_impl.ops.boxes import box_size
+from reference_impl.ops.boxes import box_area, box_size
 from reference_impl.ops.checked import checked
 from reference_impl.ops.levels import check_levels
 from reference_impl.ops.numerics import safe_divide, widen
 from reference_impl.ops.rows import as_rows, sum_of_rows
 
-__all__ = ["precise_roi_pool", "precise_roi_pool_levels", "roi_align", "roi_align_levels"]
+__all__ = ["precise_roi_pool", "precise_roi_pool_levels", "roi_align", "roi_align_by_size", "roi_align_levels"]
 
 # Adaptive samples are at least half a cell apart, so that no more than this many lie less than one cell away from a cell's centre.
 NEAR = 5
@@ -84,6 +84,28 @@ def roi_align_levels(
     """
     _check("roi_align_levels", levels, scales)
     return _align(levels, boxes, level, scales, size, samples, aligned)
+
+
+@checked
+def roi_align_by_size(
+    levels: Sequence[Tensor], boxes: Float[Tensor, "b r 4"], *, scale: float, finest_size: float, size: int = 7
+) -> Float[Tensor, "b r channels size size"]:
+    """`roi_align`, each box from the level that fits its size, so that boxes of all sizes cover about as many cells.
+
+    Args:
+        levels: maps `[b channels h_i w_i]`, finest first, each half as fine as the one before. One alone will do.
+        boxes: absolute `(x1, y1, x2, y2)` in pixels of the network's input.
+        scale: cells of the finest level for each pixel.
+        finest_size: side of a square from which on boxes are pooled from the second level; from twice that on from the third, and so on.
+        size: cells of the grid in each direction.
+
+    Raises:
+        TypeError: a level is not a floating-point tensor.
+        ValueError: the levels' channels or their order do not fit.
+    """
+    doublings = (2 * box_area(boxes).sqrt() / finest_size).clamp(min=1).log2()
+    level = doublings.long().clamp(max=len(levels) - 1)
+    return roi_align_levels(levels, boxes, level, scales=[scale / 2**i for i in range(len(levels))], size=size)
 
 
 @checked

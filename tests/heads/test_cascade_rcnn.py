@@ -148,16 +148,6 @@ def test_every_subset_of_the_positives_is_as_likely_as_any_other(device: str) ->
     assert statistic(drawn) < BOUND
 
 
-def test_large_boxes_are_pooled_from_coarse_levels(device: str) -> None:
-    module = cascade(device)
-    levels = [torch.full((1, CLASSES, 256 >> i, 256 >> i), float(i), device=device) for i in range(3)]
-    side = torch.tensor([8.0, 111.0, 112.0, 223.0, 224.0, 900.0], device=device)
-    boxes = torch.stack((50 + 0 * side, 50 + 0 * side, 50 + side, 50 + side), -1)[None]
-    assert module.pool(levels, boxes).mean((2, 3, 4))[0, :5].tolist() == [0, 0, 1, 1, 2]
-    assert module.pool(levels, boxes)[0, 5, 0, 0, 0] == 2
-    assert (module.pool(levels[:1], boxes + 4) == 0).all()
-
-
 def test_scores_are_between_those_of_the_stages(device: str) -> None:
     draw = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(2, 3, 20, 5, generator=draw, dtype=torch.float64).to(device)

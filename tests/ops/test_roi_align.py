@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from torch.nn.functional import pad
 
-from reference_impl.ops.roi_align import precise_roi_pool, precise_roi_pool_levels, roi_align, roi_align_levels
+from reference_impl.ops.roi_align import precise_roi_pool, precise_roi_pool_levels, roi_align, roi_align_by_size, roi_align_levels
 
 POOLS: list[tuple[Callable[..., Tensor], dict[str, Any]]] = [(roi_align, {}), (roi_align, {"samples": None}), (precise_roi_pool, {})]
 every_pool = pytest.mark.parametrize(("pool", "how"), POOLS, ids=["roi_align", "roi_align, adaptive", "precise_roi_pool"])
@@ -210,6 +210,16 @@ def test_each_box_is_pooled_from_its_level(
     torch.testing.assert_close(found, expected)
     for a, b in zip(*(torch.autograd.grad(y.square().sum(), levels) for y in (found, expected)), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_large_boxes_are_pooled_from_coarse_levels(device: str) -> None:
+    """From twice the size on, from the next level; from the last one if there is no coarser."""
+    levels = [torch.full((1, 2, 256 >> i, 256 >> i), float(i), device=device) for i in range(3)]
+    side = torch.tensor([8.0, 111.0, 112.0, 223.0, 224.0, 900.0], device=device)
+    boxes = torch.stack((50 + 0 * side, 50 + 0 * side, 50 + side, 50 + side), -1)[None]
+    pooled = roi_align_by_size(levels, boxes, scale=0.25, finest_size=112.0)
+    assert pooled[0, :, 0, 0, 0].round().tolist() == [0, 0, 1, 1, 2, 2]
+    assert roi_align_by_size(levels[1:2], boxes, scale=0.25, finest_size=112.0)[0, :, 0, 0, 0].round().eq(1).all()
 
 
 def test_levels_that_do_not_fit_are_named() -> None:
