@@ -24,8 +24,8 @@ from reference_impl.heads.hierarchical_shot_detector import (
     hsd_loss,
     hsd_targets,
 )
+from reference_impl.heads.iou_net import IoUNet, iou_guided_nms, iou_net_loss, uniform_iou_boxes
 from reference_impl.heads.iou_prediction import IoUPrediction, iou_detections, iou_prediction_loss
-from reference_impl.heads.iou_net import IoUNet, iou_guided_nms, iou_prediction_loss, uniform_iou_boxes
 from reference_impl.heads.learning_to_rank import LearningToRank, pairwise_ranking_loss
 from reference_impl.heads.meta_anchor import MetaAnchor, prior_code
 from reference_impl.heads.ms_cnn import (
@@ -81,8 +81,8 @@ __all__ = [
     "GuidedAnchoring",
     "HSDContext",
     "HierarchicalShotDetector",
-    "IoUPrediction",
     "IoUNet",
+    "IoUPrediction",
     "LearningToRank",
     "MetaAnchor",
     "MultiRegionCNN",
@@ -126,6 +126,7 @@ __all__ = [
     "in_out_targets",
     "iou_detections",
     "iou_guided_nms",
+    "iou_net_loss",
     "iou_prediction_loss",
     "location_loss",
     "location_targets",

@@ -15,7 +15,7 @@ from reference_impl.ops.numerics import safe_divide, widen
 from reference_impl.ops.ranks import descending_rank
 from reference_impl.ops.roi_align import precise_roi_pool_levels
 
-__all__ = ["IoUNet", "iou_guided_nms", "iou_prediction_loss", "uniform_iou_boxes"]
+__all__ = ["IoUNet", "iou_guided_nms", "iou_net_loss", "uniform_iou_boxes"]
 
 FARTHEST, HALVINGS = 2.0, 40
 
@@ -61,7 +61,7 @@ def _moved(boxes: Tensor, direction: Tensor, way: Tensor) -> Tensor:
 
 
 @checked
-def iou_prediction_loss(
+def iou_net_loss(
     pred: Float[Tensor, "*batch n c"],
     iou: Float[Tensor, "*batch n"],
     labels: Int[Tensor, "*batch n"],

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from reference_impl.heads import IoUNet, iou_guided_nms, iou_prediction_loss, uniform_iou_boxes
+from reference_impl.heads import IoUNet, iou_guided_nms, iou_net_loss, uniform_iou_boxes
 from reference_impl.ops.boxes import box_iou
 from tools.scenes import CLASSES, STRIDE, painted
 
@@ -33,7 +33,7 @@ def test_training_and_refinement(device: str) -> None:
 
     def objective(seed: int) -> Tensor:
         features, found, iou, labels = samples(seed)
-        return iou_prediction_loss(module([features], found), iou, labels).mean()
+        return iou_net_loss(module([features], found), iou, labels).mean()
 
     before = objective(99).item()
     for step in range(100):
