@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn.functional import relu
 
 from reference_impl.ops.levels import check_levels, resize_like
 
@@ -12,10 +13,11 @@ __all__ = ["PathAggregation"]
 class PathAggregation(nn.Module):
     r"""Leads what the fine levels know up to the coarse ones, by a path of a few layers behind the pyramid.
 
-    $$ N_2 = P_2, \qquad N_{i+1} = \mathrm{conv}_{3\times 3}\bigl(P_{i+1} + \mathrm{conv}_{3\times 3,\,s=2}(N_i)\bigr) $$
+    $$ N_2 = P_2, \qquad N_{i+1} = \max\Bigl(0,\; \mathrm{conv}_{3\times 3}\bigl(P_{i+1} +
+    \max(0,\; \mathrm{conv}_{3\times 3,\,s=2}(N_i))\bigr)\Bigr) $$
 
-    Without it, edges and corners reach the coarsest level through the whole backbone only. The levels $N_i$ take the place of $P_i$; the
-    method's other half, `heads.adaptive_feature_pooling`, pools each box from all of them.
+    Without it, edges and corners reach the coarsest level through the whole backbone only. The levels $N_i$ take the place of $P_i$, and
+    all but the first are rectified; the method's other half, `heads.adaptive_feature_pooling`, pools each box from all of them.
 
     Args:
         levels: how many levels there are.
@@ -43,5 +45,5 @@ class PathAggregation(nn.Module):
         check_levels("PathAggregation", levels, self.channels)
         found = [levels[0]]
         for x, down, smooth in zip(levels[1:], self.down, self.smooth, strict=True):
-            found.append(smooth(x + resize_like(down(found[-1]), x)))
+            found.append(relu(smooth(x + resize_like(relu(down(found[-1])), x))))
         return found

@@ -32,14 +32,21 @@ def test_behind_fpn_every_level_reaches_every_level(device: str) -> None:
     assert changes(pyramid, levels(device, [2, 3, 4])) == [[True] * 3] * 3
 
 
+def test_all_levels_but_the_finest_are_rectified(device: str) -> None:
+    given, pyramid = levels(device, [4, 4, 4]), PathAggregation(3, width=4).double().to(device)
+    finest, *others = pyramid(given)
+    assert finest.equal(given[0])
+    assert all((x >= 0).all() and (x == 0).any() for x in others)
+
+
 def test_it_learns(device: str) -> None:
-    """It can be taught to bring the finest map to the coarsest level."""
+    """It can be taught to bring the size of the finest map to the coarsest level."""
     torch.manual_seed(0)
     given, pyramid = levels(device, [3, 3, 3]), PathAggregation(3, width=3).double().to(device)
     optimiser = torch.optim.Adam(pyramid.parameters(), lr=0.02)
     losses = []
     for _ in range(40):
-        loss = mse_loss(pyramid(given)[2], given[0][..., ::4, ::4])
+        loss = mse_loss(pyramid(given)[2], given[0][..., ::4, ::4].abs())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
