@@ -16,6 +16,7 @@ from reference_impl.pyramids.pyramid_convolution import PyramidConvolution
 from reference_impl.pyramids.scale_transfer import ScaleTransfer
 from reference_impl.pyramids.sepc import SEPC, SEPCBranch
 from reference_impl.pyramids.trident import Trident, scale_aware_assignment, scale_aware_boxes
+from reference_impl.pyramids.zoom_out_and_in import ZoomOutAndIn
 
 __all__ = [
     "FPN",
@@ -36,6 +37,7 @@ __all__ = [
     "SEPCBranch",
     "ScaleTransfer",
     "Trident",
+    "ZoomOutAndIn",
     "roi_level",
     "scale_aware_assignment",
     "scale_aware_boxes",
