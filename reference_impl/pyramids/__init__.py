@@ -1,6 +1,6 @@
 """Pyramids: backbone or pyramid levels in, finest first, pyramid levels out; modules."""
 
-from reference_impl.pyramids.augfpn import AugFPN
+from reference_impl.pyramids.augfpn import AugFPN, ConsistentSupervision, consistent_supervision_loss
 from reference_impl.pyramids.balanced_feature_pyramid import BalancedFeaturePyramid
 from reference_impl.pyramids.deep_reconfiguration import DeepReconfiguration
 from reference_impl.pyramids.detnet import DetNet
@@ -24,6 +24,7 @@ __all__ = [
     "SEPC",
     "AugFPN",
     "BalancedFeaturePyramid",
+    "ConsistentSupervision",
     "ContextInjection",
     "DeepReconfiguration",
     "DetNet",
@@ -38,6 +39,7 @@ __all__ = [
     "ScaleTransfer",
     "Trident",
     "ZoomOutAndIn",
+    "consistent_supervision_loss",
     "roi_level",
     "scale_aware_assignment",
     "scale_aware_boxes",
