@@ -1,5 +1,6 @@
 """Heads: features and boxes in, predictions out; a module where there are parameters."""
 
+from reference_impl.heads.adaptive_feature_pooling import AdaptiveFeaturePooling
 from reference_impl.heads.anchor_refinement import AnchorRefinementModule, anchor_refinement
 from reference_impl.heads.attractionet import AttractioNet, in_out_boxes, in_out_loss, in_out_targets, multi_threshold_nms
 from reference_impl.heads.cascade_rcnn import CascadeRCNN, cascade_detections, cascade_loss, cascade_scores, sample_rois, stage_targets
@@ -23,6 +24,7 @@ from reference_impl.heads.hierarchical_shot_detector import (
     hsd_loss,
     hsd_targets,
 )
+from reference_impl.heads.iou_net import IoUNet, iou_guided_nms, iou_prediction_loss, uniform_iou_boxes
 from reference_impl.heads.learning_to_rank import LearningToRank, pairwise_ranking_loss
 from reference_impl.heads.meta_anchor import MetaAnchor, prior_code
 from reference_impl.heads.ms_cnn import (
@@ -57,6 +59,7 @@ from reference_impl.heads.soft_iou import (
     soft_iou_loss,
     soft_iou_score,
 )
+from reference_impl.heads.soft_roi_selection import SoftRoISelection
 from reference_impl.heads.ssd import SSD, decode_offsets, encode_offsets
 
 __all__ = [
@@ -65,6 +68,7 @@ __all__ = [
     "RFCN",
     "SAFRCNN",
     "SSD",
+    "AdaptiveFeaturePooling",
     "AnchorRefinementModule",
     "AttractioNet",
     "CalibrationHead",
@@ -76,6 +80,7 @@ __all__ = [
     "GuidedAnchoring",
     "HSDContext",
     "HierarchicalShotDetector",
+    "IoUNet",
     "LearningToRank",
     "MetaAnchor",
     "MultiRegionCNN",
@@ -84,6 +89,7 @@ __all__ = [
     "ResidualObjectnessHead",
     "SideAwareBoundaryLocalization",
     "SoftIoU",
+    "SoftRoISelection",
     "agglomerative_clusters",
     "anchor_refinement",
     "assign_to_branches",
@@ -116,6 +122,8 @@ __all__ = [
     "in_out_boxes",
     "in_out_loss",
     "in_out_targets",
+    "iou_guided_nms",
+    "iou_prediction_loss",
     "location_loss",
     "location_targets",
     "merged_boxes",
@@ -140,5 +148,6 @@ __all__ = [
     "soft_iou_loss",
     "soft_iou_score",
     "stage_targets",
+    "uniform_iou_boxes",
     "without_easy_anchors",
 ]

@@ -85,9 +85,8 @@ class AugFPN(nn.Module):
         contexts = [
             interpolate(layer(x), size=(h, w), mode="bilinear", align_corners=True) for x, layer in zip(pooled, self.context, strict=True)
         ]
-        weights = self.weigh(torch.cat(contexts, 1))
-        weighed: Tensor = weights[:, :, None] * torch.stack(contexts, 1)
-        return weighed.sum(1)
+        weights: Tensor = self.weigh(torch.cat(contexts, 1))
+        return (weights[:, :, None] * torch.stack(contexts, 1)).sum(1)
 
 
 class ConsistentSupervision(nn.Module):

@@ -44,11 +44,10 @@ class ParallelFPN(nn.Module):
 
     def pooled(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """Backbone levels -> the stack $F$ of all of them at the size of the first, and its means over 2 x 2, 4 x 4, ... cells."""
-        size = levels[0].shape[-2:]
+        height, width = levels[0].shape[-2:]
         maps = [lateral(x) for x, lateral in zip(levels, self.lateral, strict=True)]
-        stack = self.stack(torch.cat([_resize(x, size) for x in maps], 1))
-        sizes = [[-(-side // 2**i) for side in size] for i in range(len(self.reduce))]
-        return [_resize(stack, size) for size in sizes]
+        stack = self.stack(torch.cat([_resize(x, height, width) for x in maps], 1))
+        return [_resize(stack, -(-height // 2**i), -(-width // 2**i)) for i in range(len(self.reduce))]
 
     def reduced(self, pooled: Sequence[Tensor]) -> list[Tensor]:
         """The stack at all scales -> the bottlenecks' maps `[b width h_i w_i]`, not rectified."""
@@ -66,7 +65,7 @@ class ParallelFPN(nn.Module):
         reduced = self.reduced(pooled)
         pyramid = []
         for i, (own, aggregate) in enumerate(zip(pooled, self.aggregate, strict=True)):
-            seen = [own if j == i else _resize(x, own.shape[-2:]) for j, x in enumerate(reduced)]
+            seen = [own if j == i else _resize(x, own.shape[-2], own.shape[-1]) for j, x in enumerate(reduced)]
             pyramid.append(aggregate(torch.cat(seen, 1)))
         return pyramid
 
@@ -79,10 +78,10 @@ def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, momentum=1e-3, affine=False)
 
 
-def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """By bilinear interpolation where `size` is larger, by the mean of each part where it is smaller."""
-    if x.shape[-2] == size[0] and x.shape[-1] == size[1]:
+def _resize(x: Tensor, height: int, width: int) -> Tensor:
+    """By bilinear interpolation where that is larger, by the mean of each part where it is smaller."""
+    if x.shape[-2] == height and x.shape[-1] == width:
         return x
-    if x.shape[-2] < size[0] or x.shape[-1] < size[1]:
-        return interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
-    return adaptive_avg_pool2d(x, (size[0], size[1]))
+    if x.shape[-2] < height or x.shape[-1] < width:
+        return interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
+    return adaptive_avg_pool2d(x, (height, width))

@@ -3,12 +3,12 @@
 from itertools import pairwise
 
 import torch
-from tools.scenes import CLASSES, SIDE, STRIDE, jittered, painted
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, pixel_unshuffle
 
 from reference_impl.heads import HierarchicalShotDetector, HSDContext, hsd_boxes, hsd_detections, hsd_loss, hsd_targets
 from reference_impl.ops.boxes import box_iou, encode_deltas
+from tools.scenes import CLASSES, SIDE, STRIDE, jittered, painted
 
 CELL = 4 * STRIDE
 
