@@ -28,7 +28,8 @@ class ZoomOutAndIn(nn.Module):
 
     $$ P_k = \sigma\bigl(W_2 \max(0, W_1 \overline{S_k})\bigr) \odot S_k, \qquad S_k = [C_k, B_k] $$
 
-    Small, medium and large anchors are then classified on $P_3$, $P_4$ and $P_5$.
+    This is squeeze-and-excitation, in the place of the unit's own layers, which no text at hand describes. Small, medium and large anchors
+    are then classified on $P_3$, $P_4$ and $P_5$.
 
     Args:
         channels: of the backbone levels, finest first; all but the finest have at least 7. With Inception v2 they are 320, 608 and 1024,
