@@ -1,6 +1,6 @@
 """Pyramids: backbone or pyramid levels in, finest first, pyramid levels out; modules."""
 
-from reference_impl.pyramids.augfpn import AugFPN
+from reference_impl.pyramids.augfpn import AugFPN, ConsistentSupervision, consistent_supervision_loss
 from reference_impl.pyramids.balanced_feature_pyramid import BalancedFeaturePyramid
 from reference_impl.pyramids.deep_reconfiguration import DeepReconfiguration
 from reference_impl.pyramids.detnet import DetNet
@@ -16,6 +16,7 @@ from reference_impl.pyramids.pyramid_convolution import PyramidConvolution
 from reference_impl.pyramids.scale_transfer import ScaleTransfer
 from reference_impl.pyramids.sepc import SEPC, SEPCBranch
 from reference_impl.pyramids.trident import Trident, scale_aware_assignment, scale_aware_boxes
+from reference_impl.pyramids.zoom_out_and_in import ZoomOutAndIn
 
 __all__ = [
     "FPN",
@@ -23,6 +24,7 @@ __all__ = [
     "SEPC",
     "AugFPN",
     "BalancedFeaturePyramid",
+    "ConsistentSupervision",
     "ContextInjection",
     "DeepReconfiguration",
     "DetNet",
@@ -36,6 +38,8 @@ __all__ = [
     "SEPCBranch",
     "ScaleTransfer",
     "Trident",
+    "ZoomOutAndIn",
+    "consistent_supervision_loss",
     "roi_level",
     "scale_aware_assignment",
     "scale_aware_boxes",

@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, interpolate
+from torch.nn.functional import adaptive_avg_pool2d, interpolate, smooth_l1_loss
 
+from reference_impl.ops.checked import checked
 from reference_impl.ops.levels import check_levels, upsample_like
+from reference_impl.ops.numerics import widen
+from reference_impl.ops.roi_align import roi_align
 
-__all__ = ["AugFPN"]
+__all__ = ["AugFPN", "ConsistentSupervision", "consistent_supervision_loss"]
 
 # The contexts of the coarsest map: how many tenths of its height and width each of them has.
 TENTHS = (1, 2, 3)
@@ -24,8 +28,8 @@ class AugFPN(nn.Module):
     $w_r$, one a position and context, come from all three contexts stacked, by a 1 x 1 and a 3 x 3 convolution with a ReLU between:
     adaptive spatial fusion. From $M_5$ on it is an FPN, which carries the context down to all levels.
 
-    Consistent supervision is a training loss: a second box head, one for all levels, is trained on the boxes pooled from each of
-    `laterals`, with the detector's own targets and a quarter of its weight, and is dropped afterwards.
+    In training, `ConsistentSupervision` learns from what `laterals` gives, so that maps are summed which mean the same; `fuse` goes on from
+    there, and `forward` is both.
 
     Args:
         channels: of the backbone levels $C_i$, finest first; for ResNet-50's $C_2$ to $C_5$ these are 256, 512, 1024 and 2048.
@@ -48,10 +52,6 @@ class AugFPN(nn.Module):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
 
-    def laterals(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """Backbone levels -> the maps `[b width h_i w_i]` before any of them is fused, on which consistent supervision trains."""
-        return [lateral(x) for x, lateral in zip(levels, self.lateral, strict=True)]
-
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """Backbone levels `[b channels[i] h_i w_i]`, finest first -> as many pyramid levels `[b width h_i w_i]`, and the extra ones.
 
@@ -61,9 +61,17 @@ class AugFPN(nn.Module):
             TypeError: a level is not a floating-point tensor.
             ValueError: their number, their channels or their order does not fit.
         """
+        return self.fuse(self.laterals(levels), levels[-1])
+
+    def laterals(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """Backbone levels -> the maps `[b width h_i w_i]` before any of them is fused; raises as `forward` does."""
         check_levels("AugFPN", levels, self.channels)
-        *finer, merged = self.laterals(levels)
-        pyramid = [merged + self._context(levels[-1])]
+        return [lateral(x) for x, lateral in zip(levels, self.lateral, strict=True)]
+
+    def fuse(self, laterals: Sequence[Tensor], coarsest: Tensor) -> list[Tensor]:
+        """What `laterals` gave, and the coarsest backbone level -> the pyramid."""
+        *finer, merged = laterals
+        pyramid = [merged + self._context(coarsest)]
         for x in reversed(finer):
             pyramid.insert(0, x + upsample_like(pyramid[0], x))
         pyramid = [smooth(x) for x, smooth in zip(pyramid, self.smooth, strict=True)]
@@ -79,3 +87,79 @@ class AugFPN(nn.Module):
         ]
         weights: Tensor = self.weigh(torch.cat(contexts, 1))
         return (weights[:, :, None] * torch.stack(contexts, 1)).sum(1)
+
+
+class ConsistentSupervision(nn.Module):
+    r"""Detects from every lateral by itself, with the same layers, in training only: so all of them have to speak one language.
+
+    Each box is pooled from every level, whatever its size, and passes two fully connected layers, then one for the classes and one for the
+    boxes. `consistent_supervision_loss` judges what comes out. At inference nothing of this is left.
+
+    Args:
+        channels: of the laterals.
+        classes: number $C$ of foreground classes.
+        size: cells along each side of the pooled features.
+        hidden: units of the fully connected layers.
+        scale: size of the finest map relative to the image; each level is half as fine as the one before.
+    """
+
+    def __init__(self, channels: int, classes: int, *, size: int = 7, hidden: int = 1024, scale: float = 0.25) -> None:
+        super().__init__()
+        self.channels, self.size, self.scale = channels, size, scale
+        self.layers = nn.Sequential(nn.Linear(channels * size * size, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+        self.classify, self.regress = nn.Linear(hidden, classes + 1), nn.Linear(hidden, 4 * classes)
+        for name, parameter in self.layers.named_parameters():
+            nn.init.zeros_(parameter) if name.endswith("bias") else nn.init.xavier_uniform_(parameter)
+        for layer, std in ((self.classify, 0.01), (self.regress, 0.001)):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+
+    @checked
+    def forward(
+        self, levels: Sequence[Tensor], proposals: Float[Tensor, "b n 4"]
+    ) -> tuple[Float[Tensor, "b k n c"], Float[Tensor, "b k n foreground 4"]]:
+        """Laterals `[b channels h_i w_i]`, and boxes -> from each level, logits, background last, and offsets of each foreground class.
+
+        Raises:
+            TypeError: a level is not a floating-point tensor.
+            ValueError: the channels or the order of the levels does not fit, or `proposals` are no boxes.
+        """
+        check_levels("ConsistentSupervision", levels, [self.channels] * len(levels))
+        pooled = [roi_align(x, proposals, scale=self.scale / 2**i, size=self.size) for i, x in enumerate(levels)]
+        x = self.layers(torch.stack(pooled, 1).flatten(3))
+        return self.classify(x), self.regress(x).unflatten(-1, (-1, 4))
+
+
+@checked
+def consistent_supervision_loss(
+    logits: Float[Tensor, "*batch k n c"],
+    offsets: Float[Tensor, "*batch k n 4"],
+    labels: Int[Tensor, "*batch n"],
+    target: Float[Tensor, "*batch n 4"],
+    positive: Bool[Tensor, "*batch n"],
+    *,
+    weight: float = 0.25,
+) -> tuple[Float[Tensor, "*batch k n"], Float[Tensor, "*batch k n"]]:
+    r"""Asks the same of every level: the class of each box and its place, by the targets of the detector itself.
+
+    $$ L_k = \lambda \left( -\ln \mathrm{softmax}(x_k)_y + [y < C] \sum_i \mathrm{smooth}_{L1}(t_{k,i} - \hat t_i) \right) $$
+
+    The losses of all levels are added to those of the detector, each divided by the number of boxes.
+
+    Args:
+        logits: $x_k$ of $C + 1$ classes from each of the levels, background last.
+        offsets: $t_k$ of each proposal's own class.
+        labels: class $y$ of each positive, 0 to $C - 1$.
+        target: $\hat t$, what the offsets should be; that of background is not used.
+        positive: the proposals that stand for an object; the rest is background.
+        weight: $\lambda$.
+
+    Returns:
+        Classification and regression loss of each proposal at each level; the latter is 0 for background.
+    """
+    logits, offsets = widen(logits), widen(offsets)
+    labels = labels.where(positive, logits.shape[-1] - 1).clamp(max=logits.shape[-1] - 1)[..., None, :, None]
+    by_class = -logits.log_softmax(-1).gather(-1, labels.expand(*logits.shape[:-1], 1)).squeeze(-1)
+    target = widen(target).to(offsets.dtype)[..., None, :, :].expand_as(offsets)
+    by_box = smooth_l1_loss(offsets, target, reduction="none").sum(-1)
+    return weight * by_class, torch.where(positive[..., None, :], weight * by_box, 0)

@@ -2,9 +2,11 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import mse_loss
+from torch.nn.functional import avg_pool2d, mse_loss
 
-from reference_impl.pyramids import FPN, AugFPN
+from reference_impl.ops.boxes import encode_deltas
+from reference_impl.pyramids import FPN, AugFPN, ConsistentSupervision, consistent_supervision_loss
+from tools.scenes import CLASSES, STRIDE, jittered, painted
 
 
 def levels(device: str, channels: list[int], size: int = 16) -> list[Tensor]:
@@ -36,12 +38,31 @@ def test_the_context_of_a_cell_is_the_whole_image(device: str) -> None:
         assert not x[..., -1, -1].allclose(y[..., -1, -1])
 
 
-def test_consistent_supervision_reaches_the_laterals_alone(device: str) -> None:
-    module, given = pyramid(device, [2, 3]), levels(device, [2, 3])
-    found = module.laterals(given)
-    assert [tuple(x.shape[1:]) for x in found] == [(4, 16, 16), (4, 8, 8)]
-    torch.stack([x.square().mean() for x in found]).sum().backward()
-    assert {name.split(".")[0] for name, p in module.named_parameters() if p.grad is not None} == {"lateral"}
+def test_supervision_teaches_the_laterals_alone(device: str) -> None:
+    """Every level learns to detect, and what lies behind the laterals hears nothing of it."""
+    torch.manual_seed(0)
+    features, boxes, labels = painted(8, seed=0, device=device)
+    given = [features, avg_pool2d(features, 2), avg_pool2d(features, 4)]
+    module = AugFPN([2, 2, 2], width=4).to(device)
+    head = ConsistentSupervision(4, CLASSES, size=3, hidden=24, scale=1 / STRIDE).to(device)
+    proposals = torch.cat((jittered(boxes, each=4, seed=0, spread=0.15), boxes.flip(-2) + 40), 1)
+    own = torch.cat((labels.repeat_interleave(4, 1), labels), 1)
+    target = encode_deltas(torch.cat((boxes.repeat_interleave(4, 1), boxes), 1), proposals)
+    positive = torch.arange(10, device=device).expand(8, -1) < 8
+    optimiser = torch.optim.Adam([*module.lateral.parameters(), *head.parameters()], lr=0.01)
+    losses = []
+    for _ in range(60):
+        logits, offsets = head(module.laterals(given), proposals)
+        offsets = offsets.gather(-2, own[:, None, :, None, None].expand(-1, 3, -1, 1, 4)).squeeze(-2)
+        by_class, by_box = consistent_supervision_loss(logits, offsets, own, target, positive)
+        module.zero_grad()
+        head.zero_grad()
+        (by_class + by_box).mean(-1).sum().backward()
+        optimiser.step()
+        losses.append((by_class + by_box).detach().mean((0, 2)))
+    assert (losses[-1] < losses[0] / 2).all(), (losses[0], losses[-1])
+    assert all(x.weight.grad.any() for x in module.lateral)
+    assert all(x.grad is None for x in (*module.smooth.parameters(), *module.context.parameters(), *module.weigh.parameters()))
 
 
 def test_it_learns(device: str) -> None:

@@ -1,0 +1,118 @@
+"""Zoom out-and-in network with map attention decision: Li, Liu, Ouyang and Wang, IJCV 2019."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv_transpose2d
+
+from reference_impl.ops.levels import check_levels, resize_like
+
+__all__ = ["ZoomOutAndIn"]
+
+# Of the branches of two Inception modules: 1x1; 3x3 after its reduction; two 3x3 after theirs; behind the pooling. For the coarsest level
+# in 32nds of its channels, for the finer ones in 19ths.
+Widths = tuple[int, int, int, int, int, int]
+COARSEST: tuple[Widths, Widths] = ((11, 6, 10, 6, 7, 4), (11, 6, 10, 6, 7, 4))
+FINER: tuple[Widths, Widths] = ((3, 4, 6, 5, 6, 4), (5, 4, 5, 4, 5, 4))
+
+
+class ZoomOutAndIn(nn.Module):
+    r"""Enlarges the deepest map again, with nothing from the backbone on the way, and only then lets the two meet, channel by channel.
+
+    $$ B_5 = I_5(C_5), \qquad B_4 = \mathrm{conv}_1(\mathrm{up}(B_5)), \qquad B_3 = \mathrm{conv}_1(\mathrm{up}(I_4(B_4))) $$
+
+    The backbone zooms out, this chain zooms in. $I_k$ are two Inception modules as the backbone has them there; upsampling is a bilinear
+    deconvolution, which is not learned, and $B_k$ has the channels of $C_k$. Equal sizes are stacked. Far apart as the two are, the map
+    attention decision (MAD) weighs each channel by what the input has there:
+
+    $$ P_k = \sigma\bigl(W_2 \max(0, W_1 \overline{S_k})\bigr) \odot S_k, \qquad S_k = [C_k, B_k] $$
+
+    This is squeeze-and-excitation, in the place of the unit's own layers, which no text at hand describes. Small, medium and large anchors
+    are then classified on $P_3$, $P_4$ and $P_5$.
+
+    Args:
+        channels: of the backbone levels, finest first; all but the finest have at least 7. With Inception v2 they are 320, 608 and 1024,
+            and the branches of the modules have that network's widths; with other numbers the same shares, rounded down.
+        attention: whether MAD weighs the channels; without it they are stacked as they are.
+        reduction: by what the number of stacked channels is divided inside MAD.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, channels: Sequence[int], *, attention: bool = True, reduction: int = 16) -> None:
+        super().__init__()
+        self.channels = tuple(channels)
+        if len(self.channels) < 2 or min(self.channels[1:]) < 7:
+            raise ValueError(f"ZoomOutAndIn: `channels` is {list(self.channels)}; expected two or more, from the second on at least 7")
+        last = len(self.channels) - 1
+        self.mirror = nn.ModuleList(_mirror(c, i == last) for i, c in enumerate(self.channels) if i)
+        self.project = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(self.channels, self.channels[1:], strict=False))
+        self.decide = nn.ModuleList(_Decision(2 * c, reduction) if attention else nn.Identity() for c in channels)
+        hat = torch.tensor([0.25, 0.75, 0.75, 0.25])
+        self.register_buffer("kernel", hat[:, None] * hat, persistent=False)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.constant_(module.bias, 0.2)
+
+    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """Backbone levels `[b channels[i] h_i w_i]`, finest first -> as many of the same sizes, with twice the channels.
+
+        Raises:
+            TypeError: a level is not a floating-point tensor.
+            ValueError: their number, their channels or their order does not fit.
+        """
+        check_levels("ZoomOutAndIn", levels, self.channels)
+        inward: list[Tensor] = []
+        x = levels[-1]
+        for finer, mirror, project in zip(reversed(levels[:-1]), reversed(self.mirror), reversed(self.project), strict=True):
+            x = mirror(x)
+            inward = inward or [x]
+            x = project(self._enlarge(x, finer))
+            inward.insert(0, x)
+        return [decide(torch.cat((c, b), 1)) for c, b, decide in zip(levels, inward, self.decide, strict=True)]
+
+    def _enlarge(self, x: Tensor, other: Tensor) -> Tensor:
+        """Twice the size, cut off or resized to that of `other`."""
+        twice = conv_transpose2d(x, self.kernel.expand(x.shape[1], 1, 4, 4), stride=2, padding=1, groups=x.shape[1])
+        return resize_like(twice[..., : other.shape[-2], : other.shape[-1]], other)
+
+
+class _Decision(nn.Module):
+    """Weighs each channel of a stack by what the means of all of them say."""
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        inner = max(1, channels // reduction)
+        self.layers = nn.Sequential(nn.Conv2d(channels, inner, 1), nn.ReLU(), nn.Conv2d(inner, channels, 1), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight: Tensor = self.layers(x.mean((-2, -1), keepdim=True))
+        return weight * x
+
+
+class _Inception(nn.Module):
+    def __init__(self, channels: int, widths: Widths, pool: nn.Module) -> None:
+        super().__init__()
+        single, reduced, three, reduced_twice, twice, rest = widths
+        whole = single + three + twice + rest
+        single, reduced, three, reduced_twice, twice = (channels * w // whole for w in (single, reduced, three, reduced_twice, twice))
+        self.single = _layer(channels, single, 1)
+        self.three = nn.Sequential(_layer(channels, reduced, 1), _layer(reduced, three, 3))
+        self.twice = nn.Sequential(_layer(channels, reduced_twice, 1), _layer(reduced_twice, twice, 3), _layer(twice, twice, 3))
+        self.pool = nn.Sequential(pool, _layer(channels, channels - single - three - twice, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((self.single(x), self.three(x), self.twice(x), self.pool(x)), 1)
+
+
+def _mirror(channels: int, coarsest: bool) -> nn.Sequential:
+    first, second = COARSEST if coarsest else FINER
+    pool = nn.MaxPool2d(3, 1, 1) if coarsest else nn.AvgPool2d(3, 1, 1)
+    return nn.Sequential(_Inception(channels, first, pool), _Inception(channels, second, pool))
+
+
+def _layer(channels: int, width: int, size: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, width, size, padding=size // 2, bias=False), nn.BatchNorm2d(width), nn.ReLU())
