@@ -103,7 +103,7 @@ def batch() -> Batch:
 
 
 def outcome(catalog: Catalog, id: str) -> Outcome | None:
-    """What the method does to the batch, or None where it takes something that the batch does not have."""
+    """What the method does to the batch, or None where it takes what the batch does not have, or gives no weight for each box."""
     function = _weighing(id)
     if not function or catalog.methods[id].stage == "inference":
         return None
@@ -112,9 +112,11 @@ def outcome(catalog: Catalog, id: str) -> Outcome | None:
     wanted = {name: x for name, x in given.arguments.items() if name in parameters(function)}
     fewer = {name: value for name, value in SMALLER.items() if name in parameters(function)}
     result = function(**wanted, **fewer)
-    weight = (result[0] if isinstance(result, (tuple, list)) else result).double()
+    first = result[0] if isinstance(result, (tuple, list)) else result
     inside = given.arguments["valid"].double()
-    weight = weight * inside
+    if first.shape != inside.shape:
+        return None
+    weight = first.double() * inside
     effects = [
         Effect(name, effective_number(of(inside)).item(), effective_number(of(weight)).item(), most)
         for name, most, of in _distributions(given)
