@@ -1,5 +1,6 @@
 """What a sampler or a weight does to a batch: how balanced the batch is before and after, on real objects and a made-up classifier."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +15,7 @@ from reference_impl.ops.boxes import box_area
 from reference_impl.ops.matching import best_overlaps
 from tools.catalog import Catalog
 from tools.data import coco
-from tools.golden import own_name, parameters
+from tools.golden import own_name, parameters, tensor_annotation
 
 IMAGES, SHORT, LONGEST = 8, 320, 512
 SIDES, RATIOS = (32.0, 64.0, 128.0, 256.0), (0.5, 1.0, 2.0)
@@ -112,11 +113,8 @@ def outcome(catalog: Catalog, id: str) -> Outcome | None:
     wanted = {name: x for name, x in given.arguments.items() if name in parameters(function)}
     fewer = {name: value for name, value in SMALLER.items() if name in parameters(function)}
     result = function(**wanted, **fewer)
-    first = result[0] if isinstance(result, (tuple, list)) else result
     inside = given.arguments["valid"].double()
-    if first.shape != inside.shape:
-        return None
-    weight = first.double() * inside
+    weight = result.double() * inside
     effects = [
         Effect(name, effective_number(of(inside)).item(), effective_number(of(weight)).item(), most)
         for name, most, of in _distributions(given)
@@ -137,7 +135,8 @@ def _weighing(id: str) -> Callable[..., Any] | None:
         if isinstance(function, type):
             continue
         needed = [key for key, p in parameters(function).items() if p.default is p.empty and p.kind is not p.KEYWORD_ONLY]
-        if all(key in batch().arguments for key in needed):
+        returned = tensor_annotation(inspect.signature(function, eval_str=True).return_annotation)
+        if returned and returned.dim_str in ("*batch n", "*n") and all(key in batch().arguments for key in needed):
             found: Callable[..., Any] = function
             return found
     return None
