@@ -196,7 +196,8 @@ def bench(names: list[str]) -> int:
     chosen = [case for case in cases() if not names or any(name in f"{case.id} {case.name}" for name in names)]
     torch.set_num_threads(THREADS)
     of_pyramids = bench_pyramids.rows(load(), names)
-    print(*bench_pyramids.HEADER, *of_pyramids, sep="\n")
+    if of_pyramids:
+        print(*bench_pyramids.HEADER, *of_pyramids, sep="\n")
     if not names:
         _write(BEGIN_PYRAMIDS, END_PYRAMIDS, [*bench_pyramids.HEADER, *of_pyramids])
     if not chosen and of_pyramids:
