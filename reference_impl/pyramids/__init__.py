@@ -1,6 +1,7 @@
 """Pyramids: backbone or pyramid levels in, finest first, pyramid levels out; modules."""
 
 from reference_impl.pyramids.augfpn import AugFPN, ConsistentSupervision, consistent_supervision_loss
+from reference_impl.pyramids.auto_fpn import AutoFPN, AutoFPNSearch
 from reference_impl.pyramids.balanced_feature_pyramid import BalancedFeaturePyramid
 from reference_impl.pyramids.deep_reconfiguration import DeepReconfiguration
 from reference_impl.pyramids.detnet import DetNet
@@ -23,6 +24,8 @@ __all__ = [
     "NASFPN",
     "SEPC",
     "AugFPN",
+    "AutoFPN",
+    "AutoFPNSearch",
     "BalancedFeaturePyramid",
     "ConsistentSupervision",
     "ContextInjection",
