@@ -100,6 +100,14 @@ def test_a_search_starts_without_a_preference(device: str) -> None:
     assert (module.architecture.softmax(-1) == 1 / len(CANDIDATES)).all()
 
 
+def test_how_many_parameters_a_search_has() -> None:
+    """By hand, at ResNet-50's channels: laterals, weights of operations, and 16 connections of eight convolutions over 256 channels."""
+    with torch.device("meta"):
+        module = AutoFPNSearch([256, 512, 1024, 2048])
+    convolutions = sum(256 * size**2 + 256**2 for size in (3, 5, 3, 5, 3, 3, 5, 5))
+    assert sum(p.numel() for p in module.parameters()) == (3840 + 4) * 256 + 4 * 4 * 8 + 16 * convolutions
+
+
 def test_a_search_finds_the_level_that_is_of_use(device: str) -> None:
     """The coarsest output is taught to show its own level: that connection becomes a skip, and the others are given up.
 
