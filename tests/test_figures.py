@@ -126,7 +126,10 @@ def test_samplers_balance_what_they_say() -> None:
     assert bins.after > bins.before + 0.5
     classes = after["sampling.online_foreground_balanced"]["classes of the positives"]
     assert classes.after > classes.before + 0.5
-    assert batch().positives < batch().size / 20
+    assert batch().arguments["positive"].sum() < batch().arguments["positive"].numel() / 20
+    overlaps = after["sampling.overlap_sampling"]["IoU bins of the negatives"]
+    assert overlaps.after > overlaps.before + 0.5
+    assert 1 < after["sampling.soft_balance_sampling"]["classes of the images"].after < 80
 
 
 def test_rules_of_scale_narrow_the_sizes() -> None:

@@ -23,7 +23,7 @@ from tools.golden import Case, Comparison, compare, count_parameters, own_name
 from tools.plots import Plots
 from tools.pyramids import BoxStatistics, Measured, box_statistics, measure
 from tools.records import Erratum, Golden, Imbalance, ImbalanceType, Method, Paper, Result, Size
-from tools.samplers import Batch, Outcome, batch, outcome
+from tools.samplers import Outcome, outcome
 from tools.scales import OCTAVES, Scales, scales
 
 LONGEST = 1500
@@ -191,10 +191,6 @@ class Site:
             line.split("|") for line in (self.catalog.root / "docs" / "benchmarks.md").read_text().splitlines() if line.startswith("| ")
         ]
         return {row[1].split(",")[0].strip(): f"{float(row[2]):.3g} ms" for row in rows if re.fullmatch(r" [\d.e+]+ ", row[2])}
-
-    @cached_property
-    def batch(self) -> Batch:
-        return batch()
 
     @cached_property
     def outcomes(self) -> dict[str, Outcome]:
