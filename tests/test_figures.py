@@ -8,9 +8,11 @@ import torch
 
 from reference_impl.ops.boxes import box_iou
 from tools.catalog import load
+from tools.data import coco
 from tools.figures import figure_11, figure_12, figure_15, figure_16, figure_18
 from tools.pyramids import box_statistics, measure
 from tools.samplers import batch, outcome
+from tools.scales import RESOLUTIONS, scales
 from tools.simulation import RATES, box_losses, cases, corners, simulate
 
 CATALOG = load()
@@ -124,4 +126,33 @@ def test_samplers_balance_what_they_say() -> None:
     assert bins.after > bins.before + 0.5
     classes = after["sampling.online_foreground_balanced"]["classes of the positives"]
     assert classes.after > classes.before + 0.5
-    assert batch().positives < batch().size / 20
+    assert batch().arguments["positive"].sum() < batch().arguments["positive"].numel() / 20
+    overlaps = after["sampling.overlap_sampling"]["IoU bins of the negatives"]
+    assert overlaps.after > overlaps.before + 0.5
+    assert 1 < after["sampling.soft_balance_sampling"]["classes of the images"].after < 80
+
+
+def test_rules_of_scale_narrow_the_sizes() -> None:
+    """Together, and in each of the parts; no object is lost: the parts of SNIP overlap, the levels of FPN do not."""
+    found = scales()
+    for id, rule in found.items():
+        together = rule.after[-1:] if id != "pyramids.trident" else rule.after
+        assert all(part.effective < rule.before.effective - 1.5 for part in together)
+    objects = sum(found["pyramids.fpn"].before.counts)
+    assert sum(found["sampling.snip"].before.counts) == objects * len(RESOLUTIONS)
+    assert sum(found["sampling.snip"].after[-1].counts) > objects
+    for rule in (found["sampling.snip"], found["sampling.sniper"], found["pyramids.fpn"]):
+        assert [sum(row) for row in zip(*(part.counts for part in rule.after[:-1]), strict=True)] == rule.after[-1].counts
+    assert sum(found["pyramids.fpn"].after[-1].counts) == objects
+
+
+def test_sizes_by_a_loop_over_objects() -> None:
+    """SNIP at the middle resolution, one object at a time."""
+    original, counts = coco(), [0] * 6
+    for size, boxes, valid in zip(original.size.tolist(), original.boxes.tolist(), original.valid.tolist(), strict=True):
+        factor = min(800 / min(size), 1280 / max(size))
+        for (x1, y1, x2, y2), real in zip(boxes, valid, strict=True):
+            side = math.sqrt((x2 - x1) * (y2 - y1))
+            if real and 32 <= side <= 150:
+                counts[min(max(math.floor(math.log2(side * factor / 16)), 0), 5)] += 1
+    assert scales()["sampling.snip"].after[1].counts == counts

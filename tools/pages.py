@@ -21,9 +21,10 @@ from tools.figures import Figures, figures
 from tools.gallery import Picture, pictures
 from tools.golden import Case, Comparison, compare, count_parameters, own_name
 from tools.plots import Plots
-from tools.pyramids import Measured, box_statistics, measure
+from tools.pyramids import BoxStatistics, Measured, box_statistics, measure
 from tools.records import Erratum, Golden, Imbalance, ImbalanceType, Method, Paper, Result, Size
-from tools.samplers import Batch, Outcome, batch, outcome
+from tools.samplers import Outcome, outcome
+from tools.scales import OCTAVES, Scales, scales
 
 LONGEST = 1500
 TEMPLATES = Path(__file__).parent / "templates"
@@ -102,7 +103,7 @@ class Site:
             self._page(f"api/{name}.md", "api.md", kind=name, name=KIND_NAMES[name], package=f"reference_impl.{name}")
         self._page("figures.md", "figures.md")
         self._page("regression_simulation.md", "regression_simulation.md")
-        self._page("pyramids.md", "pyramids.md", boxes=box_statistics())
+        self._page("pyramids.md", "pyramids.md", boxes=self.objects)
         self._page("api/ops.md", "api.md", kind="ops", name="Shared parts", package="reference_impl.ops")
         self._page("api/measure.md", "api.md", kind="measure", name="Measures", package="reference_impl.measure")
         self._page("api/index.md", "api_index.md")
@@ -192,14 +193,22 @@ class Site:
         return {row[1].split(",")[0].strip(): f"{float(row[2]):.3g} ms" for row in rows if re.fullmatch(r" [\d.e+]+ ", row[2])}
 
     @cached_property
-    def batch(self) -> Batch:
-        return batch()
-
-    @cached_property
     def outcomes(self) -> dict[str, Outcome]:
         """What each sampler and weight does to the batch, as far as the batch has what it takes."""
         ids = [id for id in self.catalog.implemented if id.startswith(("sampling.", "losses."))]
         return {id: found for id in ids if (found := outcome(self.catalog, id))}
+
+    @cached_property
+    def objects(self) -> BoxStatistics:
+        return box_statistics()
+
+    @cached_property
+    def scales(self) -> dict[str, Scales]:
+        return {id: found for id, found in scales().items() if id in self.catalog.implemented}
+
+    @property
+    def octaves(self) -> list[str]:
+        return OCTAVES
 
     def pictures(self, id: str) -> list[Picture]:
         return pictures(id)

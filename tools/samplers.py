@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from reference_impl.measure import effective_number
 from reference_impl.ops.boxes import box_area
@@ -29,20 +30,19 @@ SMALLER = {"num_positives": 16, "before": 600, "after": 200}
 BOTH = "foreground and background"
 
 
+Spread = tuple[str, int, Callable[[Tensor], Tensor]]
+
+
 @dataclass(frozen=True)
 class Batch:
-    """Anchors of several images as arguments by name, and the classes that there are."""
+    """Anchors of several images, or images of a data set, as arguments by name; what they are; and how weights fall on their kinds.
 
+    A spread is a property by its name, the number of its kinds, and the function that gives each kind's share of the weights.
+    """
+
+    what: str
     arguments: dict[str, Tensor]
-    classes: int
-
-    @property
-    def size(self) -> int:
-        return self.arguments["iou"].numel()
-
-    @property
-    def positives(self) -> int:
-        return int(self.arguments["positive"].sum())
+    spreads: list[Spread]
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,11 @@ class Effect:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is left of a batch: the weights' sums over all boxes and over the positives, and the distributions."""
+    """What is left of a batch: the weights' sums, over the positives too where there are any, and the distributions."""
 
+    what: str
     boxes: float
-    positives: float
+    positives: float | None
     fewer: dict[str, int]
     effects: list[Effect]
 
@@ -87,6 +88,7 @@ def batch() -> Batch:
     p_s = torch.where(positive, (6 * found.iou - 4 + noise).sigmoid(), 1 - (8 * found.iou - 5 + noise).sigmoid())
     of_object = torch.where(positive, p_s, 1 - p_s)
     of_truth = labels.gather(-1, found.truth)
+    positives = pad_sequence([some[chosen] for some, chosen in zip(anchors, positive, strict=True)], batch_first=True)
     known = {
         "boxes": anchors.contiguous(),
         "iou": torch.where(inside, found.iou, 0),
@@ -99,16 +101,33 @@ def batch() -> Batch:
         "loss": -p_s.log(),
         "score": of_object,
         "objectness": of_object,
+        "overlap": best_overlaps(anchors, positives).iou,
     }
-    return Batch(known, len(annotations.classes))
+    counted = f"{positive.numel()} anchors on eight COCO images, {int(positive.sum())} of them positive"
+    what = f"{counted}, with the probabilities of a made-up classifier."
+    return Batch(what, known, _of_anchors(known, len(annotations.classes)))
+
+
+@cache
+def data_set() -> Batch:
+    """All COCO images, when half of the training is over."""
+    annotations = coco()
+    classes = len(annotations.classes)
+    shows = torch.zeros(len(annotations.labels), classes + 1).scatter(-1, annotations.labels, 1)[:, :classes].double()
+    known = {"has_label": shows.bool()[None], "progress": torch.ones(1).double(), "valid": torch.ones(1, len(shows)).bool()}
+    return Batch(
+        f"{len(shows)} COCO images, chosen so that all classes are shown.",
+        known,
+        [("classes of the images", classes, lambda weight: weight.flatten() @ shows)],
+    )
 
 
 def outcome(catalog: Catalog, id: str) -> Outcome | None:
     """What the method does to the batch, or None where it takes what the batch does not have, or gives no weight for each box."""
-    function = _weighing(id)
-    if not function or catalog.methods[id].stage == "inference":
+    candidates = [(given, function) for given in (batch(), data_set()) if (function := _weighing(id, given))]
+    if not candidates or catalog.methods[id].stage == "inference":
         return None
-    given = batch()
+    given, function = candidates[0]
     torch.manual_seed(0)
     wanted = {name: x for name, x in given.arguments.items() if name in parameters(function)}
     fewer = {name: value for name, value in SMALLER.items() if name in parameters(function)}
@@ -117,16 +136,16 @@ def outcome(catalog: Catalog, id: str) -> Outcome | None:
     weight = result.double() * inside
     effects = [
         Effect(name, effective_number(of(inside)).item(), effective_number(of(weight)).item(), most)
-        for name, most, of in _distributions(given)
+        for name, most, of in given.spreads
         if of(weight).sum() > 0
     ]
-    positives = (weight * given.arguments["positive"]).sum().item()
+    positives = (weight * given.arguments["positive"]).sum().item() if "positive" in given.arguments else None
     if positives in (0, weight.sum().item()):
         effects = [effect for effect in effects if effect.name != BOTH]
-    return Outcome(weight.sum().item(), positives, fewer, effects)
+    return Outcome(given.what, weight.sum().item(), positives, fewer, effects)
 
 
-def _weighing(id: str) -> Callable[..., Any] | None:
+def _weighing(id: str, given: Batch) -> Callable[..., Any] | None:
     """The function of a method's module that turns what the batch has into a weight for each box."""
     module = import_module(f"reference_impl.{id}")
     own = own_name(id.split(".")[1], module.__all__)
@@ -136,18 +155,17 @@ def _weighing(id: str) -> Callable[..., Any] | None:
             continue
         needed = [key for key, p in parameters(function).items() if p.default is p.empty and p.kind is not p.KEYWORD_ONLY]
         returned = tensor_annotation(inspect.signature(function, eval_str=True).return_annotation)
-        if returned and returned.dim_str in ("*batch n", "*n") and all(key in batch().arguments for key in needed):
+        if returned and returned.dim_str in ("*batch n", "*n") and all(key in given.arguments for key in needed):
             found: Callable[..., Any] = function
             return found
     return None
 
 
-def _distributions(given: Batch) -> list[tuple[str, int, Callable[[Tensor], Tensor]]]:
-    """Each by its name, the number of kinds, and how the weights fall on them."""
-    positive, negative = given.arguments["positive"], given.arguments["negative"]
-    classes = int((torch.bincount(given.arguments["labels"][positive]) > 0).sum())
-    place = (given.arguments["iou"] / POSITIVE * IOU_BINS).long().clamp(max=IOU_BINS - 1)
-    size = (box_area(given.arguments["boxes"]).sqrt() / SIDES[0]).log2().round().long()
+def _of_anchors(known: dict[str, Tensor], classes: int) -> list[Spread]:
+    positive, negative = known["positive"], known["negative"]
+    present = int((torch.bincount(known["labels"][positive]) > 0).sum())
+    place = (known["iou"] / POSITIVE * IOU_BINS).long().clamp(max=IOU_BINS - 1)
+    size = (box_area(known["boxes"]).sqrt() / SIDES[0]).log2().round().long()
 
     def spread(index: Tensor, kinds: int, among: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda weight: torch.zeros(kinds, dtype=weight.dtype).scatter_add(0, index[among], weight[among])
@@ -155,7 +173,7 @@ def _distributions(given: Batch) -> list[tuple[str, int, Callable[[Tensor], Tens
     everywhere = positive | negative
     return [
         (BOTH, 2, spread(negative.long(), 2, everywhere)),
-        ("classes of the positives", classes, spread(given.arguments["labels"], given.classes, positive)),
+        ("classes of the positives", present, spread(known["labels"], classes, positive)),
         ("IoU bins of the negatives", IOU_BINS, spread(place, IOU_BINS, negative)),
         ("sizes of the positives", len(SIDES), spread(size, len(SIDES), positive)),
     ]

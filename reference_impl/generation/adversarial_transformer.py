@@ -23,12 +23,12 @@ class RotationNetwork(nn.Module):
     Args:
         channels: of the features.
         size: rows and columns of the features.
-        hidden: width of the two inner layers.
+        hidden: width of the two inner layers, which the paper initialises from fc6 and fc7 of VGG-16.
         blocks: how many blocks of channels turn on their own.
         max_degrees: largest angle.
     """
 
-    def __init__(self, *, channels: int = 512, size: int = 7, hidden: int = 1024, blocks: int = 4, max_degrees: float = 10.0) -> None:
+    def __init__(self, *, channels: int = 512, size: int = 7, hidden: int = 4096, blocks: int = 4, max_degrees: float = 10.0) -> None:
         super().__init__()
         self.first = nn.Linear(channels * size * size, hidden)
         self.second = nn.Linear(hidden, hidden)

@@ -35,11 +35,12 @@ class MetaAnchor(nn.Module):
     A detector has a set of weights for each of its anchor shapes. Here all shapes share one set and a small network of two layers says how
     each deviates from it, so that any shape may be asked for, in training and after it:
 
-    $$ \theta_b = \theta^* + W_2\,\mathrm{relu}(W_1 b + c) $$
+    $$ \theta_b = \theta^* + W_2\,\mathrm{relu}(W_1 b) $$
 
-    The variant that depends on the data adds the mean of the features over all locations, $W_3 \bar x$, inside the brackets, and so has
-    weights for each image. With $W_2 = 0$ this is an ordinary convolution, the same for all shapes. Prior boxes are matched with the ground
-    truth as anchors are, `ops.matching.match`. One module each for the classes, with as many outputs, and for the box, with four.
+    The standard shape, $b = 0$, has the shared set itself. The variant that depends on the data adds the mean of the features over all
+    locations, $W_3 \bar x$, inside the brackets, and so has weights for each image. With $W_2 = 0$ this is an ordinary convolution, one for
+    all shapes. Prior boxes are matched with the ground truth as anchors are, `ops.matching.match`. One module each for the classes, with as
+    many outputs, and for the box, with four.
 
     Args:
         channels: of the features.
@@ -54,7 +55,7 @@ class MetaAnchor(nn.Module):
         self.outputs, self.padding = outputs, kernel // 2
         self.weight = nn.Parameter(0.01 * torch.randn(outputs, channels, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.of_prior = nn.Linear(2, hidden)
+        self.of_prior = nn.Linear(2, hidden, bias=False)
         self.of_data = nn.Linear(channels, hidden, bias=False) if data_dependent else None
         self.residual = nn.Linear(hidden, outputs * (channels * kernel**2 + 1), bias=False)
         nn.init.normal_(self.residual.weight, std=0.001)

@@ -4,7 +4,7 @@ from reference_impl.sampling.bootstrapping import bootstrapping
 from reference_impl.sampling.constant_weighting import constant_weighting
 from reference_impl.sampling.hard_negative_cache import hard_negative_cache, mining_converged
 from reference_impl.sampling.hard_negative_mining import hard_negative_mining
-from reference_impl.sampling.iou_balanced_sampling import iou_balanced_sampling
+from reference_impl.sampling.iou_balanced_sampling import iou_balanced_sampling, truth_balanced_sampling
 from reference_impl.sampling.iou_lower_bound import iou_lower_bound
 from reference_impl.sampling.negative_anchor_filtering import negative_anchor_filtering
 from reference_impl.sampling.objectness_prior import objectness_prior
@@ -52,5 +52,6 @@ __all__ = [
     "snip_ignored_anchors",
     "sniper",
     "soft_balance_sampling",
+    "truth_balanced_sampling",
     "unified_sample_weighting",
 ]

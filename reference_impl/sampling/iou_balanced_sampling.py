@@ -1,7 +1,7 @@
 """IoU-balanced sampling: Pang, Chen, Shi, Feng, Ouyang and Lin, CVPR 2019 (Libra R-CNN)."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -11,7 +11,7 @@ from reference_impl.ops.numerics import safe_divide, widen
 from reference_impl.ops.ranks import descending_rank, rank_within_groups
 from reference_impl.ops.select import take
 
-__all__ = ["iou_balanced_sampling"]
+__all__ = ["iou_balanced_sampling", "truth_balanced_sampling"]
 
 
 @checked
@@ -41,7 +41,7 @@ def iou_balanced_sampling(
         bins: number of bins $K$.
 
     Returns:
-        1 for each drawn negative and 0 for every other box. Positives are another method's matter.
+        1 for each drawn negative and 0 for every other box. For the positives there is `truth_balanced_sampling`.
     """
     iou = widen(iou.detach())
     noise = torch.rand_like(iou) if noise is None else noise
@@ -53,3 +53,38 @@ def iou_balanced_sampling(
     chosen = negative & (rank < num_negatives // bins)
     chosen = chosen | take(fill_noise, negative & ~chosen, num_negatives - chosen.sum(-1))
     return chosen.to(iou.dtype)
+
+
+@checked
+def truth_balanced_sampling(
+    truth: Int[Tensor, "*batch n"],
+    positive: Bool[Tensor, "*batch n"],
+    noise: Float[Tensor, "*batch n"] | None = None,
+    fill_noise: Float[Tensor, "*batch n"] | None = None,
+    *,
+    num_positives: int = 128,
+) -> Float[Tensor, "*batch n"]:
+    r"""Draws as many positives of every ground truth, so that a large object with many boxes does not crowd out a small one with few.
+
+    $$ p_i = \frac{N}{G} \cdot \frac{1}{n_i} $$
+
+    is the chance of a positive of ground truth $i$ of $G$ to be drawn, where $n_i$ stand for it and $N$ are wanted. There are too few
+    positives for bins of IoU. What ground truths with too few leave open, and the remainder of $N / G$, is drawn from all other positives.
+
+    Args:
+        truth: index >= 0 of each positive's ground truth; what stands for other boxes is not used.
+        positive: the boxes to draw from.
+        noise: uniform in [0, 1), orders the positives of a ground truth (highest first); a fresh draw by default.
+        fill_noise: uniform in [0, 1), independent of `noise`, orders the rest; a fresh draw by default.
+        num_positives: number $N$ of positives to draw; with fewer, all are taken.
+
+    Returns:
+        1 for each drawn positive and 0 for every other box.
+    """
+    noise = torch.rand(truth.shape, device=truth.device) if noise is None else widen(noise.detach())
+    fill_noise = torch.rand_like(noise) if fill_noise is None else fill_noise
+    rank = rank_within_groups(descending_rank(noise), truth.where(positive, -1))
+    truths = (positive & (rank == 0)).sum(-1, keepdim=True).clamp(min=1)
+    chosen = positive & (rank < num_positives // truths)
+    chosen = chosen | take(fill_noise, positive & ~chosen, num_positives - chosen.sum(-1))
+    return chosen.to(noise.dtype)

@@ -30,7 +30,7 @@ def test_each_shape_has_its_own_convolution(device: str) -> None:
         found = module(x, b).reshape(3, 4, 6, 4, 2)
         for i in range(3):
             for a in range(4):
-                hidden = module.of_prior.weight @ b[a] + module.of_prior.bias
+                hidden = module.of_prior.weight @ b[a]
                 if module.of_data is not None:
                     hidden = hidden + module.of_data.weight @ x[i].mean((1, 2))
                 theta = (module.residual.weight @ hidden.clamp(min=0)).reshape(2, 46)
@@ -44,6 +44,12 @@ def test_without_a_residual_it_is_one_convolution_for_all_shapes(device: str) ->
     torch.nn.init.zeros_(module.residual.weight)
     expected = conv2d(features(device), module.weight, module.bias, padding=1).permute(0, 2, 3, 1).reshape(3, 24, 1, 2)
     torch.testing.assert_close(module(features(device), priors(device)).reshape(3, 24, 4, 2), expected.expand(3, 24, 4, 2))
+
+
+def test_the_standard_shape_has_the_shared_weights(device: str) -> None:
+    module = head(device, data_dependent=False)
+    expected = conv2d(features(device), module.weight, module.bias, padding=1).permute(0, 2, 3, 1).reshape(3, 24, 2)
+    torch.testing.assert_close(module(features(device), priors(device)[:1]), expected)
 
 
 def test_a_shape_does_not_see_the_others(device: str) -> None:

@@ -8,6 +8,7 @@ from torch.nn.functional import conv2d, pad
 
 from reference_impl.ops.deformable import deformable_conv
 from reference_impl.ops.rows import as_rows, sum_of_rows
+from tests.ops.theirs import torchvision_ops
 
 GEOMETRY = [(1, 1, 1), (2, 0, 1), (1, 2, 2), (3, 1, 2)]
 every_geometry = pytest.mark.parametrize(("stride", "padding", "dilation"), GEOMETRY)
@@ -62,7 +63,7 @@ def test_it_is_the_definition(groups: int, device: str) -> None:
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_as_torchvision(groups: int, device: str) -> None:
-    ops = pytest.importorskip("torchvision.ops")
+    ops = torchvision_ops()
     for stride, padding, dilation in GEOMETRY:
         x, offsets, weight, bias, mask = (t.to(device) for t in arguments(stride, padding, dilation, groups))
         theirs = ops.deform_conv2d(x, offsets, weight, bias, stride, padding, dilation, mask)

@@ -11,6 +11,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn.functional import pad
 
 from reference_impl.ops.roi_align import precise_roi_pool, precise_roi_pool_levels, roi_align, roi_align_by_size, roi_align_levels
+from tests.ops.theirs import torchvision_ops
 
 POOLS: list[tuple[Callable[..., Tensor], dict[str, Any]]] = [(roi_align, {}), (roi_align, {"samples": None}), (precise_roi_pool, {})]
 every_pool = pytest.mark.parametrize(("pool", "how"), POOLS, ids=["roi_align", "roi_align, adaptive", "precise_roi_pool"])
@@ -63,7 +64,7 @@ def test_it_is_the_definition(samples: int | None, aligned: bool, device: str) -
 
 @pytest.mark.parametrize("samples", [2, None])
 def test_as_torchvision(samples: int | None, device: str) -> None:
-    ops = pytest.importorskip("torchvision.ops")
+    ops = torchvision_ops()
     features, boxes = (x.to(device) for x in maps_and_boxes())
     for aligned in (True, False):
         theirs = ops.roi_align(features, list(boxes), 7, 0.25, samples or -1, aligned)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from reference_impl.sampling import iou_balanced_sampling
+from reference_impl.sampling import iou_balanced_sampling, truth_balanced_sampling
 from tests.sampling.uniformity import BOUND, CANDIDATES, DRAWN, DRAWS, statistic
 
 
@@ -88,3 +88,29 @@ def test_what_is_left_over_is_filled_alike_from_all(device: str) -> None:
     both, expected = (chosen[:, :2].sum(-1) == 2).sum(), DRAWS / 10
     # One degree of freedom, of which 15.1 is the 1 - 1e-4 quantile.
     assert (both - expected) ** 2 / expected + (both - expected) ** 2 / (DRAWS - expected) < 15.1
+
+
+def test_each_ground_truth_gives_as_many(device: str) -> None:
+    """Ground truths with 2, 5 and 12 positives, and boxes that are none."""
+    truth = torch.tensor([8] * 2 + [3] * 5 + [0] * 12 + [5] * 4, device=device).expand(50, -1)
+    positive = (truth != 5).contiguous()
+    for wanted, least in ((6, (2, 2, 2)), (9, (2, 3, 3)), (3, (1, 1, 1)), (100, (2, 5, 12))):
+        weight = truth_balanced_sampling(truth, positive, num_positives=wanted)
+        assert weight.sum(-1).eq(min(wanted, 19)).all()
+        assert weight[~positive].eq(0).all()
+        for index, count in zip((8, 3, 0), least, strict=True):
+            assert (weight * (truth == index)).sum(-1).ge(count).all()
+
+
+def test_within_a_ground_truth_each_subset_is_as_likely_as_any_other(device: str) -> None:
+    torch.manual_seed(0)
+    truth = torch.tensor([1] * 20 + [0] * CANDIDATES, device=device).expand(DRAWS, -1)
+    weight = truth_balanced_sampling(truth, torch.ones_like(truth, dtype=torch.bool), num_positives=2 * DRAWN)
+    assert statistic(weight[:, 20:]) < BOUND
+
+
+def test_more_ground_truths_than_are_wanted_is_random_sampling(device: str) -> None:
+    truth = torch.arange(20, device=device)
+    fill = torch.rand(20, device=device)
+    weight = truth_balanced_sampling(truth, truth < 15, None, fill, num_positives=4)
+    assert weight.bool().equal((truth < 15) & (fill >= fill[:15].topk(4).values[-1]))
