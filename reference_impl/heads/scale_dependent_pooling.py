@@ -395,7 +395,7 @@ class CascadedRejection(nn.Module):
         alive = torch.ones_like(positive) if valid is None else valid
         for level, x in enumerate(levels):
             pooled = self._pool(level, x, proposals)
-            for own in range(self._first_range(level), BRANCHES):
+            for own in range(max(0, level + BRANCHES - len(levels)), BRANCHES):
                 self._train(level, own, pooled, branch, positive, alive & (branch == own))
             alive = alive & self._passes(level, pooled, branch)
         return alive
@@ -409,7 +409,7 @@ class CascadedRejection(nn.Module):
         self.bar[level, own] = rejection_threshold(score.flatten(), positive.flatten(), used.flatten(), recall=self.recall)
 
     def _passes(self, level: int, pooled: Tensor, branch: Tensor) -> Tensor:
-        return (branch < self._first_range(level)) | (self._score(level, pooled, branch) >= self.bar[level][branch])
+        return self._score(level, pooled, branch) >= self.bar[level][branch]
 
     def _score(self, level: int, pooled: Tensor, branch: Tensor) -> Tensor:
         """Of each proposal by the layer's classifier for its own range of heights."""
@@ -418,7 +418,3 @@ class CascadedRejection(nn.Module):
 
     def _pool(self, level: int, x: Tensor, proposals: Tensor) -> Tensor:
         return roi_align(x, proposals, scale=1 / self.strides[level], size=self.size).flatten(2)
-
-    def _first_range(self, level: int) -> int:
-        """The first range of heights that is not pooled from an earlier layer than this."""
-        return max(0, level + BRANCHES - len(self.channels))
