@@ -45,6 +45,16 @@ from reference_impl.heads.prior_bias import prior_bias
 from reference_impl.heads.residual_objectness import ResidualObjectnessHead, residual_objectness, residual_objectness_loss
 from reference_impl.heads.rfcn import RFCN
 from reference_impl.heads.saf_rcnn import SAFRCNN, gated_scores, saf_rcnn_loss, scale_aware_weight
+from reference_impl.heads.scale_dependent_pooling import (
+    CascadedRejection,
+    ScaleDependentPooling,
+    boosted_score,
+    boosted_stumps,
+    rejection_threshold,
+    scale_branch,
+    scale_dependent_detections,
+    scale_dependent_loss,
+)
 from reference_impl.heads.side_aware_boundary_localization import (
     SideAwareBoundaryLocalization,
     bucket_targets,
@@ -74,6 +84,7 @@ __all__ = [
     "AttractioNet",
     "CalibrationHead",
     "CascadeRCNN",
+    "CascadedRejection",
     "ContextDetector",
     "FADTower",
     "FeatureUpsampling",
@@ -89,6 +100,7 @@ __all__ = [
     "ObjectnessModule",
     "RepresentationSharing",
     "ResidualObjectnessHead",
+    "ScaleDependentPooling",
     "SideAwareBoundaryLocalization",
     "SoftIoU",
     "SoftRoISelection",
@@ -96,6 +108,8 @@ __all__ = [
     "anchor_refinement",
     "assign_to_branches",
     "bilevel_sampling",
+    "boosted_score",
+    "boosted_stumps",
     "box_voting",
     "branch_loss",
     "bucket_targets",
@@ -139,6 +153,7 @@ __all__ = [
     "pairwise_ranking_loss",
     "prior_bias",
     "prior_code",
+    "rejection_threshold",
     "residual_objectness",
     "residual_objectness_loss",
     "restricted_tanh",
@@ -146,6 +161,9 @@ __all__ = [
     "sample_negatives",
     "sample_rois",
     "scale_aware_weight",
+    "scale_branch",
+    "scale_dependent_detections",
+    "scale_dependent_loss",
     "shape_loss",
     "shape_targets",
     "simcal",

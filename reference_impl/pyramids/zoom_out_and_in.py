@@ -24,18 +24,18 @@ class ZoomOutAndIn(nn.Module):
 
     The backbone zooms out, this chain zooms in. $I_k$ are two Inception modules as the backbone has them there; upsampling is a bilinear
     deconvolution, which is not learned, and $B_k$ has the channels of $C_k$. Equal sizes are stacked. Far apart as the two are, the map
-    attention decision (MAD) weighs each channel by what the input has there:
+    attention decision (MAD) of the level asks the deepest map which channels of either matter in this image:
 
-    $$ P_k = \sigma\bigl(W_2 \max(0, W_1 \overline{S_k})\bigr) \odot S_k, \qquad S_k = [C_k, B_k] $$
+    $$ P_k = \mu_k \odot [C_k, B_k], \qquad \mu_k = \sigma\Bigl(\overline{\mathrm{conv}_{3}(\max(0, \mathrm{conv}_1(C_5)))}\Bigr), \qquad
+    P_5 = C_5 $$
 
-    This is squeeze-and-excitation, in the place of the unit's own layers, which no text at hand describes. Small, medium and large anchors
-    are then classified on $P_3$, $P_4$ and $P_5$.
+    The coarsest level is neither stacked nor weighed. Small, medium and large anchors are then classified on $P_3$, $P_4$ and $P_5$.
 
     Args:
         channels: of the backbone levels, finest first; all but the finest have at least 7. With Inception v2 they are 320, 608 and 1024,
             and the branches of the modules have that network's widths; with other numbers the same shares, rounded down.
         attention: whether MAD weighs the channels; without it they are stacked as they are.
-        reduction: by what the number of stacked channels is divided inside MAD.
+        reduction: by what the number of channels of the deepest map is divided inside MAD.
     """
 
     kernel: Tensor
@@ -48,7 +48,7 @@ class ZoomOutAndIn(nn.Module):
         last = len(self.channels) - 1
         self.mirror = nn.ModuleList(_mirror(c, i == last) for i, c in enumerate(self.channels) if i)
         self.project = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(self.channels, self.channels[1:], strict=False))
-        self.decide = nn.ModuleList(_Decision(2 * c, reduction) if attention else nn.Identity() for c in channels)
+        self.decide = nn.ModuleList(_Decision(self.channels[-1], 2 * c, reduction) for c in self.channels[:-1] if attention)
         hat = torch.tensor([0.25, 0.75, 0.75, 0.25])
         self.register_buffer("kernel", hat[:, None] * hat, persistent=False)
         for module in self.modules():
@@ -58,7 +58,7 @@ class ZoomOutAndIn(nn.Module):
                     nn.init.constant_(module.bias, 0.2)
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """Backbone levels `[b channels[i] h_i w_i]`, finest first -> as many of the same sizes, with twice the channels.
+        """Backbone levels `[b channels[i] h_i w_i]`, finest first -> as many of the same sizes, all but the last with twice the channels.
 
         Raises:
             TypeError: a level is not a floating-point tensor.
@@ -68,11 +68,12 @@ class ZoomOutAndIn(nn.Module):
         inward: list[Tensor] = []
         x = levels[-1]
         for finer, mirror, project in zip(reversed(levels[:-1]), reversed(self.mirror), reversed(self.project), strict=True):
-            x = mirror(x)
-            inward = inward or [x]
-            x = project(self._enlarge(x, finer))
+            x = project(self._enlarge(mirror(x), finer))
             inward.insert(0, x)
-        return [decide(torch.cat((c, b), 1)) for c, b, decide in zip(levels, inward, self.decide, strict=True)]
+        stacks = [torch.cat(maps, 1) for maps in zip(levels[:-1], inward, strict=True)]
+        if self.decide:
+            stacks = [decide(levels[-1]) * stack for stack, decide in zip(stacks, self.decide, strict=True)]
+        return [*stacks, levels[-1]]
 
     def _enlarge(self, x: Tensor, other: Tensor) -> Tensor:
         """Twice the size, cut off or resized to that of `other`."""
@@ -81,16 +82,16 @@ class ZoomOutAndIn(nn.Module):
 
 
 class _Decision(nn.Module):
-    """Weighs each channel of a stack by what the means of all of them say."""
+    """One weight for each channel of a stack, from the deepest map."""
 
-    def __init__(self, channels: int, reduction: int) -> None:
+    def __init__(self, deepest: int, channels: int, reduction: int) -> None:
         super().__init__()
-        inner = max(1, channels // reduction)
-        self.layers = nn.Sequential(nn.Conv2d(channels, inner, 1), nn.ReLU(), nn.Conv2d(inner, channels, 1), nn.Sigmoid())
+        inner = max(1, deepest // reduction)
+        self.layers = nn.Sequential(nn.Conv2d(deepest, inner, 1), nn.ReLU(), nn.Conv2d(inner, channels, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight: Tensor = self.layers(x.mean((-2, -1), keepdim=True))
-        return weight * x
+        weight: Tensor = self.layers(x).mean((-2, -1), keepdim=True).sigmoid()
+        return weight
 
 
 class _Inception(nn.Module):

@@ -22,16 +22,17 @@ def network(device: str, *, attention: bool = True) -> ZoomOutAndIn:
 
 
 def test_nothing_of_the_backbone_enters_on_the_way(device: str) -> None:
-    """What is zoomed in depends on the deepest map alone; each backbone map is in its own stack, unchanged."""
+    """What is zoomed in depends on the deepest map alone; each backbone map is in its own stack, unchanged, the deepest alone."""
     module, given = network(device, attention=False).eval(), levels(device)
     before = module(given)
-    for x, c, stack in zip(given, CHANNELS, before, strict=True):
+    for x, c, stack in zip(given[:-1], CHANNELS, before, strict=False):
         assert stack[:, :c].equal(x)
         assert stack.shape[1] == 2 * c
+    assert before[-1].equal(given[-1])
     for i in range(3):
         after = module([x + 1 if j == i else x for j, x in enumerate(given)])
-        inward = [a[:, c:].equal(b[:, c:]) for a, b, c in zip(before, after, CHANNELS, strict=True)]
-        assert inward == [i != 2] * 3
+        inward = [a[:, c:].equal(b[:, c:]) for a, b, c in zip(before[:-1], after, CHANNELS, strict=False)]
+        assert inward == [i != 2] * 2
 
 
 def test_enlarging_is_bilinear(device: str) -> None:
@@ -49,21 +50,36 @@ def test_what_is_enlarged_is_cut_off(device: str, rows: int) -> None:
     assert [x.shape[-2:] for x in network(device)(given)] == [x.shape[-2:] for x in given]
 
 
-def test_a_channel_has_one_weight_for_the_whole_map(device: str) -> None:
-    """It is between 0 and 1, and another image has other weights."""
-    module, plain = network(device).eval(), network(device, attention=False).eval()
+def weights(module: ZoomOutAndIn, given: list[Tensor]) -> list[Tensor]:
+    """What MAD weighs each channel of each stack with, `[b c]`; a channel has one weight for the whole map."""
+    plain = network(given[0].device.type, attention=False).eval()
     plain.load_state_dict(module.state_dict(), strict=False)
-    for weighed, stack in zip(module(levels(device)), plain(levels(device)), strict=True):
-        weight = weighed.sum((-2, -1)) / stack.sum((-2, -1)).where(stack.sum((-2, -1)) != 0, 1)
+    found = []
+    for weighed, stack in zip(module(given)[:-1], plain(given), strict=False):
+        weight = weighed.sum((-2, -1)) / stack.sum((-2, -1))
         torch.testing.assert_close(weight[..., None, None] * stack, weighed)
-        assert ((weight >= 0) & (weight < 1)).all()
+        found.append(weight)
+    return found
+
+
+def test_the_deepest_map_decides(device: str) -> None:
+    """A weight is between 0 and 1, is another for another image, and does not hear the finer maps, not even the one that it weighs."""
+    module, given = network(device).eval(), levels(device)
+    found = weights(module, given)
+    assert [weight.shape[1] for weight in found] == [2 * c for c in CHANNELS[:-1]]
+    for weight in found:
+        assert ((weight > 0) & (weight < 1)).all()
         assert not weight[0].allclose(weight[1])
+    for a, b in zip(found, weights(module, [given[0] + 1, given[1] - 2, given[2]]), strict=True):
+        torch.testing.assert_close(a, b)
+    for a, b in zip(found, weights(module, [*given[:2], given[2] + 1]), strict=True):
+        assert not a.allclose(b)
 
 
 def test_seven_channels_are_enough_for_all_branches(device: str) -> None:
     small = ZoomOutAndIn([1, 7, 7]).to(device)
     assert all(x.numel() for x in small.parameters())
-    assert [x.shape[1] for x in small([torch.ones(2, c, 4, 4, device=device) for c in (1, 7, 7)])] == [2, 14, 14]
+    assert [x.shape[1] for x in small([torch.ones(2, c, 4, 4, device=device) for c in (1, 7, 7)])] == [2, 14, 7]
     for channels in ([64], [1, 6]):
         with pytest.raises(ValueError, match="expected two or more, from the second on at least 7"):
             ZoomOutAndIn(channels)
