@@ -1,13 +1,27 @@
 """One thread, so that sums come out the same everywhere; every device there is; the catalog read once."""
 
+import gc
+
 import pytest
 import torch
 
-from tools.catalog import Catalog, load
+from tests.inputs import CATALOG
+from tools.catalog import Catalog
 
 torch.set_num_threads(1)
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What shares the built site, or the report of the fake device, comes first and so to one worker, which makes it once."""
+    items.sort(key=lambda item: not {"root", "report"} & set(getattr(item, "fixturenames", ())))
+
+
+def pytest_collection_finish() -> None:
+    """What is there to stay, the modules and the tests themselves, is not gone through for garbage again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=DEVICES)
@@ -17,7 +31,7 @@ def device(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def catalog() -> Catalog:
-    return load()
+    return CATALOG
 
 
 @pytest.fixture(autouse=True)

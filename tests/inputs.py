@@ -17,6 +17,8 @@ from torch import Tensor
 from tools.catalog import load
 from tools.golden import parameters, tensor_annotation
 
+CATALOG = load()
+
 SIZES = {"n": 6, "m": 3, "k": 3, "c": 3, "g": 2, "bins": 10}
 NEVER_EMPTY = {"c", "bins"}
 BOXES = {"a", "anchors", "b", "boxes", "pred", "proposals", "reference", "target"}
@@ -41,7 +43,7 @@ MIXED = len(EXTREME_BOX)
 def functions() -> dict[str, Callable[..., Any]]:
     """Every function that an implemented method exports, by its address: `losses.focal_loss.focal_weight`."""
     found = {}
-    for id in load().implemented:
+    for id in CATALOG.implemented:
         module = import_module(f"reference_impl.{id}")
         found |= {f"{id}.{name}": getattr(module, name) for name in module.__all__}
     return {address: function for address, function in found.items() if not isinstance(function, type)}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests import faulty
 from tests.inputs import (
+    CATALOG,
     EXTREME_BOX,
     MIXED,
     NEVER_EMPTY,
@@ -27,10 +28,8 @@ from tests.inputs import (
     sizes_of,
     tensors,
 )
-from tools.catalog import load
 from tools.golden import parameters, resolve
 
-CATALOG = load()
 FUNCTIONS = functions()
 MASKS = ("positive", "negative", "valid")
 

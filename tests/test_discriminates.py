@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from tools.catalog import ROOT, load
+from tests.inputs import CATALOG
+from tools.catalog import ROOT
 from tools.golden import Case, compare, own_name, resolve
 
-CATALOG = load()
 MISTAKES = [(id, mistake) for id, method in CATALOG.implemented.items() for mistake in method.mistakes]
 
 

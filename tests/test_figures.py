@@ -7,15 +7,13 @@ import pytest
 import torch
 
 from reference_impl.ops.boxes import box_iou
-from tools.catalog import load
+from tests.inputs import CATALOG
 from tools.data import coco
 from tools.figures import figure_11, figure_12, figure_15, figure_16, figure_18
 from tools.pyramids import box_statistics, measure
 from tools.samplers import batch, outcome
 from tools.scales import RESOLUTIONS, scales
 from tools.simulation import RATES, box_losses, cases, corners, simulate
-
-CATALOG = load()
 
 
 def test_the_bad_box_dominates_l2_more_than_l1() -> None:

@@ -8,10 +8,9 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from tests.conftest import DEVICES
+from tests.inputs import CATALOG
 from tools.assemble import BACKBONE, assemble
-from tools.catalog import load
 
-CATALOG = load()
 PYRAMIDS = [id for id, method in CATALOG.implemented.items() if method.pyramid]
 every_pyramid = pytest.mark.parametrize("id", PYRAMIDS)
 
