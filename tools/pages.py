@@ -190,7 +190,8 @@ class Site:
         rows = [
             line.split("|") for line in (self.catalog.root / "docs" / "benchmarks.md").read_text().splitlines() if line.startswith("| ")
         ]
-        return {row[1].split(",")[0].strip(): f"{float(row[2]):.3g} ms" for row in rows if re.fullmatch(r" [\d.e+]+ ", row[2])}
+        times = {row[1].split(",")[0].strip(): float(row[2]) for row in rows if re.fullmatch(r" [\d.e+]+ ", row[2])}
+        return {name: f"{time:.3g} ms" if time < 1000 else f"{time:.0f} ms" for name, time in times.items()}
 
     @cached_property
     def outcomes(self) -> dict[str, Outcome]:

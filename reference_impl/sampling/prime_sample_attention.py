@@ -53,7 +53,8 @@ def prime_sample_attention(
         cluster: index >= 0 of each negative's cluster of overlapping predictions, as from `nms_clusters`; by default each is alone.
         n_max: $N_{max}$ for the positives, at least the size of the largest foreground class, which is the default.
         loss: classification loss before weighting. If given, the weights are scaled so that the weighted losses of the positives, and those
-            of the negatives, have the sum that they had before.
+            of the negatives, have the sum that they had before. Over several processes leave it out, and multiply the weights of each of
+            the two by `world_sum` of its losses over `world_sum` of its weighted losses.
         gamma_positive: $\gamma$ for positives; 0 is no weighting.
         beta_positive: $\beta$ for positives, in [0, 1].
         gamma_negative: $\gamma$ for negatives.

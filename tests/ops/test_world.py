@@ -7,6 +7,7 @@ from torch import Tensor, distributed, multiprocessing
 
 from reference_impl.losses import ghm_c, ghm_c_counts
 from reference_impl.ops.world import world_mean, world_sum
+from reference_impl.sampling import prime_sample_attention
 
 SHARES = (5, 18)
 
@@ -29,6 +30,14 @@ def test_unequal_shares_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> 
     assert [result["counts"] for result in together] == [[6, 15], [6, 15]]
 
 
+def test_reweighting_keeps_the_sum_over_all_processes(tmp_path: Path) -> None:
+    """Prime sample attention in each process, scaled by sums over both: positives and negatives keep theirs, in no process alone."""
+    multiprocessing.spawn(one_process, args=(tmp_path,), nprocs=len(SHARES))
+    before, after = torch.stack([torch.load(tmp_path / f"{rank}.pt")["reweighted"] for rank in range(len(SHARES))]).unbind(1)
+    torch.testing.assert_close(after.sum(0), before.sum(0), rtol=1e-12, atol=0)
+    assert ((after - before).abs() > 1e-3).all()
+
+
 def one_process(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     store = distributed.FileStore(str(folder / "store"), len(SHARES))
@@ -38,7 +47,8 @@ def one_process(rank: int, folder: Path) -> None:
     own = torch.tensor([2, 5]) * (rank + 1)
     counts = world_sum(own).tolist()
     assert own.tolist() == [2 * (rank + 1), 5 * (rank + 1)]
-    torch.save({"loss": loss, "gradient": gradient / len(SHARES), "counts": counts}, folder / f"{rank}.pt")
+    found = {"loss": loss, "gradient": gradient / len(SHARES), "counts": counts, "reweighted": reweighted(rank)}
+    torch.save(found, folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
 
@@ -57,3 +67,14 @@ def train_step(features: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor,
     loss = ghm_c(logits, labels, valid, counts).sum() / world_mean(valid.sum()).clamp(min=1)
     (gradient,) = torch.autograd.grad(loss, weight)
     return loss.detach(), gradient
+
+
+def reweighted(rank: int) -> Tensor:
+    """Losses of positives and of negatives before and after, as a caller of several processes keeps their sum."""
+    n = SHARES[rank]
+    iou, score, loss = torch.rand(3, n, generator=torch.Generator().manual_seed(rank), dtype=torch.float64)
+    positive = torch.arange(n) % 2 == 0
+    weight = prime_sample_attention(iou, score, torch.arange(n) % 3, torch.arange(n) // 4, positive, ~positive)
+    masks = torch.stack((positive, ~positive))
+    before, after = (masks * loss).sum(-1), (masks * weight * loss).sum(-1)
+    return torch.stack((before, after * world_sum(before) / world_sum(after)))
