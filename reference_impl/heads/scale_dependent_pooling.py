@@ -26,8 +26,8 @@ __all__ = [
 ]
 
 BRANCHES = 3
-# A stump without error weighs as much as one with half of this; stumps whose edges are as near as `TIE` are equally good.
-PERFECT, TIE = 1e-6, 1e-12
+# How far from 1 an edge counts at least, so that a stump without error has a weight; and what is no difference, but rounding.
+PERFECT, ROUNDING = 1e-6, 1e-9
 
 
 @checked
@@ -93,7 +93,7 @@ def boosted_stumps(
         below = signed.cumsum(-1)[..., :rows]
         edge = pad((signed.sum(-1, keepdim=True) - 2 * below).masked_fill(~cuts, 0), (0, 1)).flatten(-2)
         best = edge.abs().amax(-1, keepdim=True)
-        index = (edge.abs() >= best - TIE).to(torch.uint8).argmax(-1, keepdim=True)
+        index = (edge.abs() >= best - ROUNDING).to(torch.uint8).argmax(-1, keepdim=True)
         feature, cut = index // (rows + 1), middle.gather(-1, index)
         weight = edge.gather(-1, index).clamp(PERFECT - 1, 1 - PERFECT).atanh()
         response = _responses(x, feature, cut).squeeze(-1)
@@ -163,7 +163,7 @@ def rejection_threshold(
     objects = positive if valid is None else positive & valid
     lowest = torch.finfo(score.dtype).min
     ordered = pad(score.masked_fill(~objects, lowest), (0, 1), value=lowest).sort(-1, descending=True).values
-    kept = (recall * objects.sum(-1, keepdim=True).double() - PERFECT).ceil().clamp(min=1).minimum(objects.sum(-1, keepdim=True))
+    kept = (recall * objects.sum(-1, keepdim=True).double() - ROUNDING).ceil().clamp(min=1).minimum(objects.sum(-1, keepdim=True))
     return ordered.gather(-1, (kept.long() - 1).clamp(min=0)).squeeze(-1)
 
 
