@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from reference_impl.ops.checked import checked
-from reference_impl.ops.dense import mean_of_negatives, own_class
+from reference_impl.ops.dense import own_logit_and_mean_of_others
 from reference_impl.ops.numerics import widen
 
 __all__ = ["dr_loss"]
@@ -52,13 +52,14 @@ def dr_loss(
         ValueError: the shapes of `labels` or `valid` are not that of `logits` without its last dimension.
     """
     logits = widen(logits)
-    index, is_class = own_class(labels, logits.shape[-1])
-    of_own = logits.gather(-1, index).squeeze(-1).sigmoid()
-    valid = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
-    positive = is_class.squeeze(-1) & valid
+    own, low = own_logit_and_mean_of_others(logits, labels, valid, lambda_negative)
+    of_own = own.sigmoid()
+    positive = (labels >= 0) & (labels < logits.shape[-1])
+    if valid is not None:
+        positive = positive & valid
     share = (-of_own / lambda_positive).masked_fill(~positive, torch.finfo(of_own.dtype).min).softmax(-1)
-    high = torch.where(positive, share * of_own, 0).sum(-1)
-    high = torch.where(positive.any(-1), high, 1)
-    low = mean_of_negatives(logits, labels, valid, lambda_negative)
+    high = torch.where(positive.any(-1), (share * of_own).sum(-1), 1)
     loss = scale / sharpness * softplus(sharpness * (low - high + margin))
-    return torch.where(valid.any(-1), loss, 0)
+    if valid is None and labels.shape[-1] > 0:
+        return loss
+    return 0 * loss if valid is None else torch.where(valid.any(-1), loss, 0)

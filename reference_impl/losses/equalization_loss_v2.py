@@ -3,9 +3,10 @@
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from reference_impl.ops.checked import checked
+from reference_impl.ops.dense import entropy_of_negatives, own_class, sum_over_classes
 from reference_impl.ops.numerics import safe_divide, widen
 
 __all__ = ["equalization_loss_v2", "equalization_v2_gradients", "equalization_v2_scores"]
@@ -48,8 +49,20 @@ def equalization_loss_v2(
     Raises:
         ValueError: the shapes do not fit together.
     """
-    signed, weight = _signed_and_weight(logits, labels, positive_gradient, negative_gradient, gamma, mu, alpha)
-    loss = (weight * -logsigmoid(signed)).sum(-1)
+    logits = widen(logits)
+    push = _push(positive_gradient, negative_gradient, gamma, mu).to(logits.dtype)
+
+    def formula(logits: Tensor, labels: Tensor) -> Tensor:
+        own = _own(logits, labels)
+        weight = torch.where(own, 1 + alpha * (1 - push), push)
+        return (weight * binary_cross_entropy_with_logits(logits, own.to(logits.dtype), reduction="none")).sum(-1)
+
+    def kernel(x: Tensor, own: bool, rows: slice, loss: Tensor, slope: Tensor, spare: Tensor) -> None:
+        wrong, weight = (-x, 1 + alpha * (1 - push[own_class(labels.reshape(-1)[rows], len(push))[0]])) if own else (x, push)
+        entropy_of_negatives(wrong, torch.sigmoid(wrong, out=slope), loss, spare).mul_(weight)
+        slope.mul_(-weight if own else weight)
+
+    loss = sum_over_classes(logits, labels, formula, kernel)
     if background is None:
         return loss
     background = widen(background)
@@ -88,10 +101,12 @@ def equalization_v2_gradients(
     Returns:
         Positive and negative gradient of each class, both >= 0.
     """
-    signed, weight = _signed_and_weight(logits.detach(), labels, positive_gradient, negative_gradient, gamma, mu, alpha)
-    size = weight * (-signed).sigmoid()
-    size = size if valid is None else torch.where(valid[..., None], size, 0)
+    logits = widen(logits.detach())
+    push = _push(positive_gradient, negative_gradient, gamma, mu).to(logits.dtype)
     own = _own(logits, labels)
+    weight = torch.where(own, 1 + alpha * (1 - push), push)
+    size = weight * torch.where(own, -logits, logits).sigmoid()
+    size = size if valid is None else torch.where(valid[..., None], size, 0)
     return torch.where(own, size, 0).sum(-2), torch.where(own, 0, size).sum(-2)
 
 
@@ -111,14 +126,10 @@ def equalization_v2_scores(logits: Float[Tensor, "*batch n c"], background: Floa
     return widen(logits).sigmoid() * (-widen(background)).sigmoid()[..., None]
 
 
-def _signed_and_weight(
-    logits: Tensor, labels: Tensor, positive: Tensor, negative: Tensor, gamma: float, mu: float, alpha: float
-) -> tuple[Tensor, Tensor]:
-    """The logit of the true statement about each pair of box and class, and the pair's weight."""
-    logits, positive, negative = widen(logits), widen(positive.detach()), widen(negative.detach())
-    push = torch.where(negative > 0, (gamma * (safe_divide(positive, negative) - mu)).sigmoid(), 1).to(logits.dtype)
-    own = _own(logits, labels)
-    return torch.where(own, logits, -logits), torch.where(own, 1 + alpha * (1 - push), push)
+def _push(positive: Tensor, negative: Tensor, gamma: float, mu: float) -> Tensor:
+    """How much each class may be pushed down."""
+    positive, negative = widen(positive.detach()), widen(negative.detach())
+    return torch.where(negative > 0, (gamma * (safe_divide(positive, negative) - mu)).sigmoid(), 1)
 
 
 def _own(logits: Tensor, labels: Tensor) -> Tensor:

@@ -2,10 +2,11 @@
 
 A detector sorts some 100 000 boxes into some 100 classes, and nearly all of these entries are negatives. So the entries are handled as if
 all were, in blocks that stay in the processor's cache, and the one entry of a box's own class is put in after: there is no one-hot target.
-A block's gradient is made while the block is there, so that the only large tensor is the gradient itself.
+A block's gradient is made while the block is there, so that the only large tensor is the gradient itself, and all blocks are worked on in
+the same small tensors, since getting new memory can take longer than filling it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,13 +14,13 @@ from torch import Tensor
 
 from reference_impl.ops.numerics import is_plain, safe_divide
 
-__all__ = ["mean_of_negatives", "own_class", "row_blocks", "sum_over_classes"]
+__all__ = ["entropy_of_negatives", "focal_negatives", "own_class", "own_logit_and_mean_of_others", "row_blocks", "sum_over_classes"]
 
 Formula = Callable[[Tensor, Tensor], Tensor]
-Kernel = Callable[[Tensor, bool, slice], tuple[Tensor, Tensor]]
+Kernel = Callable[[Tensor, bool, slice, Tensor, Tensor, Tensor], object]
 
-# In entries: up to which the formula is as fast, and what a processor's cache holds. Elsewhere blocks only bound the memory.
-SMALL = 2**12
+# In entries: up to which a formula is as fast, and what a processor's cache holds. Elsewhere blocks only bound the memory.
+SMALL = 2**14
 PER_THREAD = 2**18
 AT_ONCE_ELSEWHERE = 2**24
 
@@ -34,8 +35,9 @@ def sum_over_classes(logits: Tensor, labels: Tensor, formula: Formula, kernel: K
         logits: `[*batch n c]`, not in half precision.
         labels: `[*batch n]`, 0 to c - 1; any other number is background.
         formula: `(logits, labels)` -> the loss of each box, differentiable, each box by itself.
-        kernel: `(x, own, rows)` -> the loss of each entry of `x` and its derivative, in new tensors. `own` says whether all of `x` are
-            logits of their box's own class, `[rows 1]`, or none is, `[rows c]`; `rows` which boxes they are of, all images in a row.
+        kernel: `(x, own, rows, loss, slope, spare)` writes the loss of each entry of `x` and its derivative to `loss` and `slope`, and
+            whatever it likes to `spare`. `own` says whether all of `x` are logits of their box's own class, `[rows 1]`, or none is,
+            `[rows c]`; `rows` which boxes they are of, all images in a row.
 
     Returns:
         One loss for each box.
@@ -46,6 +48,22 @@ def sum_over_classes(logits: Tensor, labels: Tensor, formula: Formula, kernel: K
         return _by_blocks(logits, labels, kernel, with_gradient=False)[0]
     loss: Tensor = _SumOverClasses.apply(logits, labels, formula, kernel)  # type: ignore[no-untyped-call]
     return loss
+
+
+def entropy_of_negatives(x: Tensor, error: Tensor, loss: Tensor, spare: Tensor) -> Tensor:
+    r"""Writes $-\ln(1 - e) = \max(x, 0) - \ln(1 - \min(e, 1 - e))$ to `loss`, with $e = \sigma(x)$: one logarithm, precise at both ends."""
+    torch.sub(1, error, out=spare)
+    torch.minimum(spare, error, out=loss).neg_().log1p_()
+    return torch.sub(torch.clamp(x, min=0, out=spare), loss, out=loss)
+
+
+def focal_negatives(x: Tensor, gamma: float, factor: float, loss: Tensor, slope: Tensor, spare: Tensor) -> None:
+    r"""A `kernel` for negatives: $f\,\sigma(x)^\gamma \ln(1 + e^x)$ and its derivative, in half the time of automatic differentiation."""
+    error = torch.sigmoid(x, out=slope)
+    entropy_of_negatives(x, error, loss, spare)
+    weight = torch.pow(error, gamma, out=spare).mul_(factor)
+    loss.mul_(weight)
+    torch.addcmul(weight.mul_(error), error.sub_(1), loss, value=-gamma, out=slope)
 
 
 def own_class(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -94,14 +112,26 @@ def _by_blocks(logits: Tensor, labels: Tensor, kernel: Kernel, *, with_gradient:
     x, y = logits.reshape(-1, classes), labels.reshape(-1)
     loss = torch.empty_like(x[:, 0])
     gradient = torch.empty_like(x, memory_format=torch.contiguous_format) if with_gradient else None
-    for rows in row_blocks(x):
+    blocks = row_blocks(x)
+    scratch = _scratch(x[blocks[0]], 2 if with_gradient else 3)
+    for rows in blocks:
+        block = x[rows]
         index, is_class = own_class(y[rows], classes)
-        own_loss, own_slope = kernel(x[rows].gather(-1, index), True, rows)
-        others_loss, others_slope = kernel(x[rows], False, rows)
-        loss[rows] = _put(others_loss, index, is_class, own_loss).sum(-1)
+        own = block.gather(-1, index)
+        own_loss, own_slope, own_spare = (torch.empty_like(own) for _ in range(3))
+        kernel(own, True, rows, own_loss, own_slope, own_spare)
+        others_loss, spare, *slopes = scratch[:, : len(block)]
+        slope = slopes[0] if gradient is None else gradient[rows]
+        kernel(block, False, rows, others_loss, slope, spare)
+        torch.sum(_put(others_loss, index, is_class, own_loss), -1, out=loss[rows])
         if gradient is not None:
-            gradient[rows] = _put(others_slope, index, is_class, own_slope)
+            _put(slope, index, is_class, own_slope)
     return loss.view(labels.shape), None if gradient is None else gradient.view(logits.shape)
+
+
+def _scratch(block: Tensor, count: int) -> Tensor:
+    """`count` tensors like `block`, without content."""
+    return block.new_empty((count, *block.shape))
 
 
 def _put(block: Tensor, index: Tensor, wanted: Tensor, own: Tensor) -> Tensor:
@@ -109,8 +139,8 @@ def _put(block: Tensor, index: Tensor, wanted: Tensor, own: Tensor) -> Tensor:
     return block.scatter_(-1, index, torch.where(wanted, own, block.gather(-1, index)))
 
 
-def mean_of_negatives(logits: Tensor, labels: Tensor, among: Tensor, temperature: float) -> Tensor:
-    r"""Mean of all scores but those of a box for its own class, which leans towards the highest ones.
+def own_logit_and_mean_of_others(logits: Tensor, labels: Tensor, among: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
+    r"""The logit of each box for its own class, and the mean of all other scores, which leans towards the highest ones.
 
     $$ P = \sum_i q_i\,p_i, \qquad q_i \propto e^{p_i / T}, \qquad
     \frac{\partial P}{\partial p_i} = q_i \Bigl(1 + \frac{p_i - P}{T}\Bigr), \qquad p = \sigma(x) $$
@@ -118,67 +148,89 @@ def mean_of_negatives(logits: Tensor, labels: Tensor, among: Tensor, temperature
     Args:
         logits: $x$, `[*batch n c]`, not in half precision.
         labels: `[*batch n]`, 0 to c - 1; any other number is background.
-        among: the boxes whose scores count, `[*batch n]`.
+        among: the boxes whose scores count, `[*batch n]`; by default all.
         temperature: $T > 0$; the smaller, the more the highest scores count.
 
     Returns:
-        One mean for each image, 0 where no score counts.
+        A logit for each box, of any class for background, and one mean for each image, 0 where no score counts.
     """
     if logits.numel() < SMALL or not is_plain(logits):
-        return _mean_of_negatives(logits, labels, among, temperature)
-    mean: Tensor = _MeanOfNegatives.apply(logits, labels, among, temperature)  # type: ignore[no-untyped-call]
-    return mean
+        return _own_and_mean(logits, labels, among, temperature)
+    own, mean = _OwnAndMean.apply(logits, labels, among, temperature)  # type: ignore[no-untyped-call]
+    return own, mean
 
 
-def _mean_of_negatives(logits: Tensor, labels: Tensor, among: Tensor, temperature: float) -> Tensor:
-    counts = (labels[..., None] != torch.arange(logits.shape[-1], device=labels.device)) & among[..., None]
-    score, counts = logits.sigmoid().flatten(-2), counts.flatten(-2)
-    share = (score / temperature).masked_fill(~counts, torch.finfo(score.dtype).min).softmax(-1)
-    return torch.where(counts, share * score, 0).sum(-1)
+def _own_and_mean(logits: Tensor, labels: Tensor, among: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
+    own = logits.gather(-1, own_class(labels, logits.shape[-1])[0]).squeeze(-1)
+    omitted = labels[..., None] == torch.arange(logits.shape[-1], device=labels.device)
+    omitted = (omitted if among is None else omitted | ~among[..., None]).flatten(-2)
+    score = logits.sigmoid().flatten(-2)
+    share = (score / temperature).masked_fill(omitted, torch.finfo(score.dtype).min).softmax(-1)
+    return own, torch.where(omitted.all(-1), 0, (share * score).sum(-1))
 
 
-class _MeanOfNegatives(torch.autograd.Function):
+class _OwnAndMean(torch.autograd.Function):
     """Both directions go through the logits block by block; what a block's softmax is missing from the others is mended by factors."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, among: Tensor, temperature: float) -> Tensor:
-        top = logits.new_full(logits.shape[:-2], torch.finfo(logits.dtype).min)
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, among: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
+        top = logits.new_zeros(logits.shape[:-2])
         total, weighed = torch.zeros_like(top), torch.zeros_like(top)
-        for rows in row_blocks(logits):
-            score, lean = _leaning(logits, labels, among, temperature, rows)
-            higher = torch.maximum(top, lean.amax((-2, -1)))
-            factor = (top - higher).exp()
-            weight = lean.sub_(higher[..., None, None]).exp_()
+        own = torch.empty_like(labels, dtype=logits.dtype)
+        for rows, score, weight in _in_scratch(logits):
+            block = logits[..., rows, :]
+            index, is_class = own_class(labels[..., rows], logits.shape[-1])
+            own[..., rows] = block.gather(-1, index).squeeze(-1)
+            _omit(torch.sigmoid(block, out=score), index, is_class, among, rows)
+            higher = torch.maximum(top, score.amax((-2, -1)))
+            _omit(_lean(score, higher, temperature, weight), index, is_class, among, rows)
+            factor = ((top - higher) / temperature).exp_()
             total = total * factor + weight.sum((-2, -1))
             weighed = weighed * factor + weight.mul_(score).sum((-2, -1))
             top = higher
         mean = safe_divide(weighed, total)
         ctx.save_for_backward(logits, labels, among, mean, top, total)
         ctx.temperature = temperature
-        return mean
+        return own, mean
 
     @staticmethod
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, of_own: Tensor, of_mean: Tensor) -> tuple[Tensor, None, None, None]:
         logits, labels, among, mean, top, total = ctx.saved_tensors
-        if torch.is_grad_enabled() or not is_plain(outer):
+        if torch.is_grad_enabled() or not (is_plain(of_own) and is_plain(of_mean)):
             with torch.enable_grad():
-                again = _mean_of_negatives(logits, labels, among, ctx.temperature)
+                again = _own_and_mean(logits, labels, among, ctx.temperature)
+            outer = of_own, of_mean
             return *torch.autograd.grad(again, logits, outer, create_graph=torch.is_grad_enabled()), None, None, None
-        factor = safe_divide(outer, total * ctx.temperature)[..., None, None]
+        factor = safe_divide(of_mean, total * ctx.temperature)[..., None, None]
         center = (ctx.temperature - mean)[..., None, None]
         gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        for rows in row_blocks(logits):
-            score, lean = _leaning(logits, labels, among, ctx.temperature, rows)
-            share = lean.sub_(top[..., None, None]).exp_()
-            slope = torch.sub(1, score).mul_(score)
-            torch.mul(share.mul_(slope), score.add_(center).mul_(factor), out=gradient[..., rows, :])
+        for rows, score, weight in _in_scratch(logits):
+            index, is_class = own_class(labels[..., rows], logits.shape[-1])
+            _omit(torch.sigmoid(logits[..., rows, :], out=score), index, is_class, among, rows)
+            _lean(score, top, ctx.temperature, weight)
+            slope = gradient[..., rows, :]
+            weight.mul_(torch.sub(1, score, out=slope)).mul_(score)
+            torch.mul(weight, score.add_(center).mul_(factor), out=slope)
+            slope.scatter_add_(-1, index, of_own[..., rows, None])
         return gradient, None, None, None
 
 
-def _leaning(logits: Tensor, labels: Tensor, among: Tensor, temperature: float, rows: slice) -> tuple[Tensor, Tensor]:
-    """Scores of a block, and the scores over the temperature, minus infinity where they do not count."""
-    score = logits[..., rows, :].sigmoid()
-    lean = score / temperature
-    index, is_class = own_class(labels[..., rows], logits.shape[-1])
-    lean.scatter_(-1, index, torch.where(is_class, -torch.inf, lean.gather(-1, index)))
-    return score, lean.masked_fill_(~among[..., rows, None], -torch.inf)
+def _in_scratch(logits: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """The blocks of rows, and two small tensors of the size of each, which are the same for all."""
+    scratch = None
+    for rows in row_blocks(logits):
+        block = logits[..., rows, :]
+        scratch = _scratch(block, 2) if scratch is None else scratch[..., : block.shape[-2], :]
+        yield rows, scratch[0], scratch[1]
+
+
+def _lean(score: Tensor, top: Tensor, temperature: float, weight: Tensor) -> Tensor:
+    """Fill `weight` with the softmax of a block, but for a factor."""
+    return torch.sub(score, top[..., None, None], out=weight).mul_(1 / temperature).exp_()
+
+
+def _omit(block: Tensor, index: Tensor, is_class: Tensor, among: Tensor | None, rows: slice) -> None:
+    """Put 0 where a score does not count."""
+    _put(block, index, is_class, block.new_zeros(()))
+    if among is not None:
+        block.masked_fill_(~among[..., rows, None], 0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from reference_impl.losses import equalization_loss, focal_loss, ghm_c, quality_focal_loss
+from reference_impl.losses import equalization_loss, equalization_loss_v2, focal_loss, ghm_c, quality_focal_loss
 from reference_impl.ops import dense
 
 Loss = Callable[..., Tensor]
@@ -21,6 +21,9 @@ LOSSES = {
     "quality_focal_loss": lambda logits, labels: quality_focal_loss(logits, labels, (labels * 0.37 + 2) % 1),
     "quality_focal_loss, beta 1/2": lambda logits, labels: quality_focal_loss(logits, labels, (labels * 0.37 + 2) % 1, beta=0.5),
     "equalization_loss": lambda logits, labels: equalization_loss(logits, labels, torch.arange(5.0)[: logits.shape[-1]], threshold=2.5),
+    "equalization_loss_v2": lambda logits, labels: equalization_loss_v2(
+        logits, labels, *torch.tensor([[1.0, 2.0, 3.0, 1.0, 2.0], [0.0, 2.0, 4.0, 5.0, 1.0]])[:, : logits.shape[-1]].to(logits.device)
+    ),
     "ghm_c, some ignored": lambda logits, labels: ghm_c(logits, labels, labels > 1, bins=7),
 }
 BOXES, CLASSES = 37, 5
@@ -192,16 +195,17 @@ def test_checkpoints_and_hooks(loss: Loss, device: str) -> None:
 
 @pytest.mark.parametrize("batch", [(), (3,)])
 @pytest.mark.parametrize("temperature", [0.001, 0.08, 5.0])
-def test_the_mean_of_negatives_is_its_formula(batch: tuple[int, ...], temperature: float, device: str) -> None:
-    """In blocks and all at once: value, gradient, a second backward, and a gradient of the gradient."""
+@pytest.mark.parametrize("some_ignored", [False, True])
+def test_the_mean_of_others_is_its_formula(batch: tuple[int, ...], temperature: float, some_ignored: bool, device: str) -> None:
+    """In blocks and all at once: values, gradient, a second backward, and a gradient of the gradient."""
     draw = torch.Generator().manual_seed(0)
     n, c = 4000, 70
     logits = (4 * torch.randn(*batch, n, c, generator=draw, dtype=torch.float64)).to(device).requires_grad_()
-    labels = torch.randint(c + 1, (*batch, n), generator=draw).to(device)
-    among = (torch.rand(*batch, n, generator=draw) < 0.7).to(device)
-    ours, plain = (f(logits, labels, among, temperature) for f in (dense.mean_of_negatives, dense._mean_of_negatives))
+    labels = torch.randint(-1, c + 1, (*batch, n), generator=draw).to(device)
+    among = (torch.rand(*batch, n, generator=draw) < 0.7).to(device) if some_ignored else None
+    ours, plain = (f(logits, labels, among, temperature) for f in (dense.own_logit_and_mean_of_others, dense._own_and_mean))
     torch.testing.assert_close(ours, plain, rtol=1e-12, atol=0)
-    outer = torch.arange(1, ours.numel() + 1, dtype=torch.float64, device=device).reshape(ours.shape)
+    outer = [torch.arange(1, x.numel() + 1, dtype=torch.float64, device=device).reshape(x.shape) for x in ours]
     (expected,) = torch.autograd.grad(plain, logits, outer)
     for _ in range(2):
         (found,) = torch.autograd.grad(ours, logits, outer, retain_graph=True)
@@ -211,11 +215,10 @@ def test_the_mean_of_negatives_is_its_formula(batch: tuple[int, ...], temperatur
     torch.testing.assert_close(again.detach(), expected, rtol=1e-9, atol=1e-15)
 
 
-def test_the_mean_of_no_negatives(device: str) -> None:
-    logits = torch.randn(300, 50, dtype=torch.float64, device=device, requires_grad=True)
-    mean = dense.mean_of_negatives(
-        logits, torch.zeros(300, dtype=torch.int64, device=device), torch.zeros(300, dtype=torch.bool, device=device), 0.1
-    )
+def test_the_mean_of_no_others(device: str) -> None:
+    logits = torch.randn(300, 80, dtype=torch.float64, device=device, requires_grad=True)
+    nothing = torch.zeros(300, dtype=torch.bool, device=device)
+    _, mean = dense.own_logit_and_mean_of_others(logits, torch.zeros(300, dtype=torch.int64, device=device), nothing, 0.1)
     mean.backward()
     assert mean == 0
     assert logits.grad is not None
