@@ -4,9 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from reference_impl.ops.boxes import box_center, box_size
 from reference_impl.ops.checked import checked
-from reference_impl.ops.numerics import safe_divide, widen
+from reference_impl.ops.numerics import widen
 
 __all__ = ["bounded_iou_loss"]
 
@@ -34,9 +33,17 @@ def bounded_iou_loss(pred: Float[Tensor, "*batch 4"], target: Float[Tensor, "*ba
     Raises:
         ValueError: the shapes differ, or the last dimension is not 4.
     """
-    pred, target = widen(pred), widen(target)
-    size, pred_size = box_size(target), box_size(pred)
-    gap = 2 * (box_center(pred) - box_center(target)).abs()
-    position = safe_divide(size - gap, size + gap).clamp(min=0)
-    extent = safe_divide(torch.minimum(size, pred_size), torch.maximum(size, pred_size))
-    return (1 - torch.cat((position, extent), -1)).square()
+    pred_lower, pred_upper = _corners(pred)
+    lower, upper = _corners(target)
+    size, pred_size = (upper - lower).clamp(min=0), pred_upper - pred_lower
+    gap = (pred_lower + pred_upper - (lower + upper)).abs()
+    shared = torch.cat((size - gap, torch.minimum(size, pred_size)))
+    union = torch.cat((size + gap, torch.maximum(size, pred_size)))
+    iou = (shared / union.masked_fill(union == 0, torch.inf)).clamp(min=0)
+    return (1 - iou).square().movedim(0, -1)
+
+
+def _corners(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """The lower and the upper corner, `[2 *batch]`."""
+    lower, upper = widen(boxes).movedim(-1, 0).contiguous().chunk(2)
+    return lower, upper

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reference_impl.ops.checked import checked
-from reference_impl.ops.numerics import safe_divide, widen
+from reference_impl.ops.numerics import widen
 from reference_impl.ops.order import kth_largest
 
 __all__ = ["dynamic_beta", "dynamic_smooth_l1_loss", "smallest_target"]
@@ -35,8 +35,8 @@ def dynamic_smooth_l1_loss(pred: Float[Tensor, "*n"], target: Float[Tensor, "*n"
     """
     error = (widen(pred) - widen(target)).abs()
     beta = beta.detach().to(error.dtype)
-    inner = torch.minimum(error, beta)
-    return inner * safe_divide(inner, 2 * beta) + (error - inner)
+    share = (error / beta.clamp(min=torch.finfo(beta.dtype).tiny)).clamp(max=1)
+    return share * torch.addcmul(error, share, beta, value=-0.5)
 
 
 @checked

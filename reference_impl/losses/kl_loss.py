@@ -42,7 +42,8 @@ def kl_loss(pred: Float[Tensor, "*n"], target: Float[Tensor, "*n"], log_variance
     error = (widen(pred) - widen(target)).abs()
     inner = error.clamp(max=1)
     precision = (-log_variance).clamp(max=math.log(torch.finfo(log_variance.dtype).max) / 2).exp()
-    return precision * (inner.square() / 2 + (error - inner)) + log_variance / 2
+    smooth_l1 = torch.addcmul(error - inner, inner, inner, value=0.5)
+    return torch.add(precision * smooth_l1, log_variance, alpha=0.5)
 
 
 @checked

@@ -1,5 +1,6 @@
 """Smooth L1 loss: Girshick, ICCV 2015."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -33,4 +34,4 @@ def smooth_l1_loss(pred: Float[Tensor, "*n"], target: Float[Tensor, "*n"], *, be
     """
     error = (widen(pred) - widen(target)).abs()
     inner = error.clamp(max=beta)
-    return inner * (inner / (2 * beta)) + (error - inner)
+    return torch.addcmul(error - inner, inner, inner, value=0.5 / beta)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from reference_impl.ops.checked import checked
 from reference_impl.ops.numerics import is_plain, safe_divide, safe_log, widen
+from reference_impl.ops.overlap import diou_kernel, giou_kernel, iou_kernel, similarity
 
 __all__ = [
     "box_area",
@@ -63,13 +64,13 @@ def box_iou(a: Float[Tensor, "*#batch 4"], b: Float[Tensor, "*#batch 4"]) -> Flo
 
     Survey, Eq. 1.
     """
-    shape = torch.broadcast_shapes(a.shape, b.shape)[:-1]  # type: ignore[no-untyped-call]
     wants_gradient = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
     # The size comes last: while a compiler traces, looking at it would bind the graph to few or to many pairs.
-    if not wants_gradient and is_plain(a) and is_plain(b) and shape.numel() > PAIRS_AT_ONCE:
-        return _iou_of_many(a, b, shape)
-    intersection, union = _overlap(_columns(a), _columns(b))
-    return safe_divide(intersection, union)
+    if not wants_gradient and is_plain(a) and is_plain(b) and a.numel() * b.numel() > 4 * 4 * PAIRS_AT_ONCE:
+        shape = torch.broadcast_shapes(a.shape, b.shape)[:-1]  # type: ignore[no-untyped-call]
+        if shape.numel() > PAIRS_AT_ONCE:
+            return _iou_of_many(a, b, shape)
+    return similarity(widen(a), widen(b), _iou, iou_kernel)
 
 
 @checked
@@ -92,10 +93,7 @@ def box_giou(a: Float[Tensor, "*#batch 4"], b: Float[Tensor, "*#batch 4"]) -> Fl
 
     Survey, right side of Eq. 18.
     """
-    first, second = _columns(a), _columns(b)
-    intersection, union = _overlap(first, second)
-    enclosing = _area(*_enclosing(first, second))
-    return safe_divide(intersection, union) - safe_divide(enclosing - union, enclosing)
+    return similarity(widen(a), widen(b), _giou, giou_kernel)
 
 
 @checked
@@ -106,6 +104,22 @@ def box_diou(a: Float[Tensor, "*#batch 4"], b: Float[Tensor, "*#batch 4"]) -> Fl
 
     Survey, in Eq. 19. Two boxes that are the same point have DIoU 0.
     """
+    return similarity(widen(a), widen(b), _diou, diou_kernel)
+
+
+def _iou(a: Tensor, b: Tensor) -> Tensor:
+    intersection, union = _overlap(_columns(a), _columns(b))
+    return safe_divide(intersection, union)
+
+
+def _giou(a: Tensor, b: Tensor) -> Tensor:
+    first, second = _columns(a), _columns(b)
+    intersection, union = _overlap(first, second)
+    enclosing = _area(*_enclosing(first, second))
+    return safe_divide(intersection, union) - safe_divide(enclosing - union, enclosing)
+
+
+def _diou(a: Tensor, b: Tensor) -> Tensor:
     first, second = _columns(a), _columns(b)
     intersection, union = _overlap(first, second)
     left, top, right, bottom = _enclosing(first, second)

@@ -44,7 +44,8 @@ def checked(function: F) -> F:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if not torch.compiler.is_compiling():
-            seen = (*map(_outside, args), *kwargs, *map(_outside, kwargs.values()))
+            # What the check looks at: equal for arguments that pass or fail together.
+            seen = (*kwargs, *[(x.shape, x.dtype) if isinstance(x, Tensor) else type(x) for x in (*args, *kwargs.values())])
             if seen not in passed:
                 check(args, kwargs)
                 if len(passed) >= REMEMBERED:
@@ -55,11 +56,6 @@ def checked(function: F) -> F:
     # torch.compile counts recompilations by code object, so each function has one of its own.
     wrapper.__code__ = wrapper.__code__.replace(co_name=function.__name__)  # type: ignore[attr-defined]
     return wrapper  # type: ignore[return-value]
-
-
-def _outside(x: Any) -> Any:
-    """What the check of an argument looks at: equal for arguments that pass or fail together."""
-    return (x.shape, x.dtype) if isinstance(x, Tensor) else type(x)
 
 
 def _tensor(annotation: Any) -> Any:

@@ -1,7 +1,7 @@
 """Ranks: places in a sorted list, of all elements or of those of a group, without a loop over the groups."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reference_impl.ops.checked import checked
@@ -13,15 +13,18 @@ __all__ = ["descending_order", "descending_rank", "rank_within_groups"]
 MANY = 2**15
 
 
-def descending_order(value: Float[Tensor, "*batch n"]) -> Int[Tensor, "*batch n"]:
-    """Indices that sort the values from high to low; the earlier element comes first in a tie."""
+def descending_order(value: Float[Tensor, "*batch n"], among: Bool[Tensor, "*batch n"] | None = None) -> Int[Tensor, "*batch n"]:
+    """Indices that sort the values from high to low; the earlier element comes first in a tie, and what is not `among` them last."""
     value = widen(value.detach())
     if value.shape[-1] < MANY or value.device.type != "cpu":
-        return value.argsort(dim=-1, descending=True, stable=True)
+        # Not a number is sorted behind all numbers.
+        return (-value if among is None else torch.where(among, -value, torch.nan)).argsort(dim=-1, stable=True)
     integer = torch.int64 if value.dtype == torch.float64 else torch.int32
     bits = value.contiguous().view(integer)
     # Integers in the opposite order of the floats. A float is a sign and a magnitude; both zeros become 0.
     key = torch.where(bits < 0, bits & torch.iinfo(integer).max, -bits)
+    if among is not None:
+        key = torch.where(among, key, torch.iinfo(integer).max)
     rows = [row.argsort(stable=True) for row in key.reshape(-1, key.shape[-1])]
     return torch.stack(rows).view(value.shape) if rows else torch.empty_like(key, dtype=torch.int64)
 

@@ -1,26 +1,29 @@
 """Hard selection: which boxes of a set stay in a batch."""
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from reference_impl.ops.checked import checked
 from reference_impl.ops.ranks import descending_order
 
-__all__ = ["take"]
+__all__ = ["first", "take"]
 
 
-@checked
-def take(score: Float[Tensor, "*batch n"], among: Bool[Tensor, "*batch n"], count: int | Int[Tensor, "*batch"]) -> Bool[Tensor, "*batch n"]:
+def take(score: Float[Tensor, "*batch n"], among: Bool[Tensor, "*batch n"], count: int | Num[Tensor, "*batch"]) -> Bool[Tensor, "*batch n"]:
     """The `count` boxes of `among` with the highest score; the earlier box wins a tie.
 
     Args:
         score: what to choose by; a fresh `torch.rand` makes the choice uniform.
         among: the candidates.
-        count: how many to take, one number for all or one for each set; with fewer candidates, all are taken.
+        count: how many to take at most, one number for all or one for each set; with fewer candidates, all are taken.
     """
-    order = descending_order(score.masked_fill(~among, -torch.inf))
-    candidates = among.gather(-1, order)
-    limit = count[..., None] if isinstance(count, Tensor) else count
-    chosen = candidates & (candidates.cumsum(-1) <= limit)
-    return torch.zeros_like(among).scatter(-1, order, chosen)
+    order = descending_order(score, among)
+    if isinstance(count, Tensor):
+        number = torch.arange(1, order.shape[-1] + 1, device=order.device)
+        return among & among.scatter(-1, order, number <= count[..., None])
+    return among.scatter(-1, order[..., max(count, 0) :], False)
+
+
+def first(among: Bool[Tensor, "*batch n"], count: int | Int[Tensor, "*batch 1"]) -> Bool[Tensor, "*batch n"]:
+    """The `count` first boxes of `among`, one number for all or one for each set."""
+    return among & (among.cumsum(-1) <= count)

@@ -35,5 +35,5 @@ def constant_weighting(
     Returns:
         One weight for each box, 0 for boxes that are neither.
     """
-    weight = torch.where(positive, foreground_weight, torch.where(negative, background_weight, 0.0))
-    return weight.to(widen(loss).dtype)
+    nothing = torch.zeros_like(loss, dtype=widen(loss).dtype)
+    return nothing.masked_fill(negative, background_weight).masked_fill(positive, foreground_weight)

@@ -30,6 +30,5 @@ def hard_negative_mining(
     Returns:
         1 for each positive and each chosen negative, 0 for every other box.
     """
-    loss = widen(loss.detach())
-    hardest = take(loss, negative, (positive.sum(-1) * ratio).long())
-    return (positive | hardest).to(loss.dtype)
+    hardest = take(loss, negative, positive.sum(-1) * ratio)
+    return (positive | hardest).to(widen(loss).dtype)

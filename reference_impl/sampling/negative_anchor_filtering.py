@@ -40,7 +40,6 @@ def negative_anchor_filtering(
     Returns:
         1 for each positive and each chosen negative, 0 for every other box.
     """
-    loss = widen(loss.detach())
     unsure = negative & (widen(p_s) <= threshold)
-    hardest = take(loss, unsure, (positive.sum(-1) * ratio).long())
-    return (positive | hardest).to(loss.dtype)
+    hardest = take(loss, unsure, positive.sum(-1) * ratio)
+    return (positive | hardest).to(widen(loss).dtype)

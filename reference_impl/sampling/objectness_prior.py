@@ -48,5 +48,5 @@ def objectness_prior(
     likely = objectness >= threshold
     positive = positive & likely
     number = positive.sum(-1)
-    wanted = (number * ratio).long().masked_fill(number == 0, without_positives)
+    wanted = (number * ratio).masked_fill(number == 0, without_positives)
     return (positive | take(noise, negative & likely, wanted)).to(objectness.dtype)

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from reference_impl.ops.checked import checked
 from reference_impl.ops.numerics import widen
-from reference_impl.ops.select import take
+from reference_impl.ops.ranks import descending_order
+from reference_impl.ops.select import first
 
 __all__ = ["random_sampling"]
 
@@ -39,6 +40,7 @@ def random_sampling(
         1 for each drawn box and 0 for every other.
     """
     noise = torch.rand(positive.shape, device=positive.device) if noise is None else widen(noise)
-    positives = take(noise, positive, int(size * positive_fraction))
-    negatives = take(noise, negative, size - positives.sum(-1))
-    return (positives | negatives).to(noise.dtype)
+    order = descending_order(noise)
+    positives = first(positive.gather(-1, order), int(size * positive_fraction))
+    negatives = first(negative.gather(-1, order), size - positives.sum(-1, keepdim=True))
+    return torch.zeros_like(noise).scatter(-1, order, (positives | negatives).to(noise.dtype))
