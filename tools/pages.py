@@ -2,7 +2,6 @@
 
 import json
 import posixpath
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +14,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from tools import text
+from tools.bench.page import milliseconds
 from tools.bibtex import bibtex, citation_tags
 from tools.catalog import Catalog
 from tools.figures import Figures, figures
@@ -186,10 +186,7 @@ class Site:
     @cached_property
     def milliseconds(self) -> dict[str, str]:
         """The times that stand in the table of the benchmarks."""
-        rows = [
-            line.split("|") for line in (self.catalog.root / "docs" / "benchmarks.md").read_text().splitlines() if line.startswith("| ")
-        ]
-        return {row[1].split(",")[0].strip(): f"{float(row[2]):.3g} ms" for row in rows if re.fullmatch(r" [\d.e+]+ ", row[2])}
+        return milliseconds(self.catalog.root / "docs" / "benchmarks.md")
 
     @cached_property
     def batch(self) -> Batch:
