@@ -13,7 +13,7 @@ import torch
 from tools.bench import growth, page, pyramids, simulation
 from tools.bench.baselines import BASELINES, peers
 from tools.bench.cases import Case, cases, without_plain_form
-from tools.bench.measure import SLOW_SECONDS, THREADS, peak, take_turns
+from tools.bench.measure import SLOW_SECONDS, THREADS, once, peak, take_turns
 from tools.catalog import ROOT, load
 
 ALLOCATORS = {"default": {}, "recycling": {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}}
@@ -62,6 +62,7 @@ def measure(name: str, *, with_compiler: bool) -> Found:
             found["peer"], variants["peer"] = peers()[case.id]
         if size == "large" and with_compiler and case.compiled:
             variants["compiled"] = torch.compile(case.function, fullgraph=True, dynamic=False)
+            once(variants["compiled"], given)
         found[size] = take_turns(variants, given)
         if size == "large":
             found["peak"] = {key: peak(f, given) for key, f in variants.items() if found[size][key] < 1000 * SLOW_SECONDS}
