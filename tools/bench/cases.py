@@ -9,19 +9,19 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tools.bench.baselines import BASELINES
+from tools.bench.measure import Arguments
 from tools.catalog import load
 from tools.golden import parameters, resolve, tensor_annotation
 
 SMALL = 100
 DIFFERENTIATED = {
-    "losses": {"logits", "pred", "log_variance", "p_s", "others", "background", "deviation"},
+    "losses": {"logits", "pred", "log_variance", "p_s", "others", "background", "deviation", "loss"},
     "sampling": {"log_variance"},
     "assignment": {"logits", "deltas"},
     "ops": {"features", "boxes", "x", "offsets", "weight"},
 }
 BOXES = {"a", "b", "anchors", "boxes", "pred", "target"}
 
-Arguments = dict[str, Any]
 Sizes = dict[str, int]
 
 
