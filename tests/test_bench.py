@@ -9,7 +9,7 @@ from torch import Tensor
 from tools.bench import growth, page, simulation
 from tools.bench.baselines import BASELINES
 from tools.bench.cases import Case, cases
-from tools.bench.measure import agree, leaves, once, take_turns
+from tools.bench.measure import agree, leaves, once, peak, take_turns
 from tools.catalog import load
 
 
@@ -48,6 +48,12 @@ def test_a_scalar_and_a_shape_must_fit_and_few_numbers_of_many_may_not() -> None
     assert not agree([torch.tensor(1.0)], [torch.tensor(1.01)])
     assert not agree([many], [many[1:]])
     assert not agree([many], [])
+
+
+def test_the_peak_holds_the_gradient_whether_or_not_there_was_one_before() -> None:
+    given = {"input": torch.ones(2**20, requires_grad=True)}
+    first, second = (peak(torch.exp, given) for _ in range(2))
+    assert first == second >= 2 * given["input"].nbytes
 
 
 def test_only_the_table_of_methods_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,14 +45,20 @@ def _first_runs(variants: dict[str, Function], given: Arguments) -> dict[str, fl
 
 def once(function: Function, given: Arguments) -> tuple[float, list[Tensor]]:
     """Seconds of the processor's time for a forward and, where there is one, a backward of the sum; the results and the gradients."""
-    inputs = [x for x in given.values() if isinstance(x, Tensor)]
-    for x in inputs:
-        x.grad = None
+    inputs = _without_gradients(given)
     start = time.process_time()
     found = leaves(function(**given))
     _backward(found)
     seconds = time.process_time() - start
     return seconds, [x.detach() for x in found] + [x.grad for x in inputs if x.grad is not None]
+
+
+def _without_gradients(given: Arguments) -> list[Tensor]:
+    """The tensors that are given, whose gradients of the last run are let go."""
+    inputs = [x for x in given.values() if isinstance(x, Tensor)]
+    for x in inputs:
+        x.grad = None
+    return inputs
 
 
 def leaves(result: Any) -> list[Tensor]:
@@ -80,6 +86,7 @@ def _near(a: Tensor, b: Tensor) -> float:
 
 def peak(function: Function, given: Arguments) -> int:
     """The most bytes that tensors made in a run hold at one time, gradients included, as torch's profiler sees them come and go."""
+    _without_gradients(given)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         once(function, given)
     return most_held(profile)
