@@ -77,7 +77,7 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from tools.bench import bench
+    from tools.bench.run import bench
 
     return bench(options.names)
 

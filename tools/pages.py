@@ -2,7 +2,6 @@
 
 import json
 import posixpath
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +14,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from tools import text
+from tools.bench.page import milliseconds
 from tools.bibtex import bibtex, citation_tags
 from tools.catalog import Catalog
 from tools.figures import Figures, figures
@@ -182,16 +182,13 @@ class Site:
             return f"{measured.parameters / 1e6:.1f} million parameters, {measured.gigaflops:.0f} billion operations"
         if sizes := self.catalog.implemented[id].sizes:
             return f"{sizes[0].parameters / 1e6:.1f} million parameters"
-        return self.milliseconds.get(id.split(".")[1], "")
+        return self.milliseconds["figures"].get(id.split(".")[1], "")
 
     @cached_property
-    def milliseconds(self) -> dict[str, str]:
-        """The times that stand in the table of the benchmarks."""
-        rows = [
-            line.split("|") for line in (self.catalog.root / "docs" / "benchmarks.md").read_text().splitlines() if line.startswith("| ")
-        ]
-        times = {row[1].split(",")[0].strip(): float(row[2]) for row in rows if re.fullmatch(r" [\d.e+]+ ", row[2])}
-        return {name: f"{time:.3g} ms" if time < 1000 else f"{time:.0f} ms" for name, time in times.items()}
+    def milliseconds(self) -> dict[str, dict[str, str]]:
+        """The times that stand in the tables of the benchmarks: those of functions and those of pyramids."""
+        page = self.catalog.root / "docs" / "benchmarks.md"
+        return {table: milliseconds(page, table) for table in ("figures", "pyramids")}
 
     @cached_property
     def outcomes(self) -> dict[str, Outcome]:

@@ -10,6 +10,7 @@ of centre and size.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,11 +46,14 @@ class Run:
     ways: Tensor
 
 
-def box_losses(catalog: Catalog, coordinates: Callable[[Tensor], Tensor] | None = None) -> dict[str, BoxLoss]:
+def box_losses(
+    catalog: Catalog, coordinates: Callable[[Tensor], Tensor] | None = None, functions: Callable[[str], Any] = resolve
+) -> dict[str, BoxLoss]:
     """Every implemented regression loss that needs no more than a box and its target: from `[n 4]` corners to one loss for each box.
 
     A loss of coordinates is summed over `coordinates` of the boxes, by default centre and size. A variance that it also wants is 1. A loss
     that weighs a box by the others of its batch, as GHM-R does, is left out: its steps would depend on how many cases there are.
+    `functions` gives the function of an id.
     """
     found = {}
     for id, method in catalog.implemented.items():
@@ -60,21 +64,18 @@ def box_losses(catalog: Catalog, coordinates: Callable[[Tensor], Tensor] | None 
         shape = tensor_annotation(known["pred"].annotation).dim_str if "pred" in known else ""
         if {"pred", "target"} <= needed <= {"pred", "target", "log_variance"} and shape in ("*n", "*batch 4"):
             found[id] = (
-                _of_boxes(id)
+                _of_boxes(functions(id))
                 if shape == "*batch 4"
-                else _of_coordinates(id, coordinates or center_size, with_variance="log_variance" in needed)
+                else _of_coordinates(functions(id), coordinates or center_size, with_variance="log_variance" in needed)
             )
     return found
 
 
-def _of_boxes(id: str) -> BoxLoss:
-    function = resolve(id)
+def _of_boxes(function: Callable[..., Any]) -> BoxLoss:
     return lambda pred, target: function(pred, target).reshape(len(pred), -1).sum(-1)
 
 
-def _of_coordinates(id: str, coordinates: Callable[[Tensor], Tensor], *, with_variance: bool) -> BoxLoss:
-    function = resolve(id)
-
+def _of_coordinates(function: Callable[..., Any], coordinates: Callable[[Tensor], Tensor], *, with_variance: bool) -> BoxLoss:
     def loss(pred: Tensor, target: Tensor) -> Tensor:
         x, y = coordinates(pred).flatten(), coordinates(target).flatten()
         total: Tensor = function(x, y, *([torch.zeros_like(x)] if with_variance else [])).reshape(-1, 4).sum(-1)
@@ -105,13 +106,18 @@ def simulate(loss: BoxLoss, points: int) -> Run:
     apart = box_iou(corners(box), goal) == 0
     errors = [(box - target).abs().sum(-1).mean().item()]
     for rate in RATES:
-        box = box.detach().requires_grad_()
-        pred = corners(box)
-        (slope,) = torch.autograd.grad(loss(pred, goal).sum(), box)
-        box = box.detach() - rate * (2 - box_iou(pred.detach(), goal))[:, None] * slope * slope.new_tensor(STEP)
+        box = descend(loss, box, goal, rate)
         errors.append((box - target).abs().sum(-1).mean().item())
     close = (box_iou(corners(box), goal) > 0.9).double()
     return Run(errors, close.mean().item(), close[apart].mean().item(), (box - target).abs().sum(-1))
+
+
+def descend(loss: BoxLoss, box: Tensor, goal: Tensor, rate: float) -> Tensor:
+    """Boxes, as centre and size, after one step towards targets, which are corners."""
+    box = box.detach().requires_grad_()
+    pred = corners(box)
+    (slope,) = torch.autograd.grad(loss(pred, goal).sum(), box)
+    return box.detach() - rate * (2 - box_iou(pred.detach(), goal))[:, None] * slope * slope.new_tensor(STEP)
 
 
 def corners(box: Tensor) -> Tensor:

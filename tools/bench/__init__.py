@@ -1,0 +1,1 @@
+"""`python -m tools bench`: the implementations beside the straightforward form."""

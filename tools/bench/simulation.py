@@ -1,0 +1,46 @@
+"""The regression simulation at its full size, with each loss and with its plain form."""
+
+import statistics
+from collections.abc import Iterator
+from functools import partial
+
+from tools.bench.baselines import BASELINES
+from tools.bench.measure import Arguments, Function, agree, once, peak
+from tools.catalog import Catalog
+from tools.simulation import ALL_POINTS, RATES, box_losses, cases, corners, descend
+
+ITERATIONS = 3
+HEADER = [
+    "| | s an iteration | plain, s | s in all, estimate | plain | h case by case, estimate | peak, MiB | of plain |",
+    "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+]
+
+
+def rows(catalog: Catalog, names: list[str], points: int = ALL_POINTS) -> Iterator[str]:
+    """A row for each loss of boxes, if `simulation` is among `names` or there are none."""
+    if names and "simulation" not in names:
+        return
+    box, target = cases(points)
+    every: Arguments = {"box": box, "goal": corners(target), "rate": RATES[0]}
+    one: Arguments = {**every, "box": box[:1], "goal": every["goal"][:1]}
+    plain_losses = box_losses(catalog, functions=BASELINES.__getitem__)
+    for id, loss in box_losses(catalog).items():
+        ours, plain = partial(descend, loss), partial(descend, plain_losses[id])
+        if not agree(once(ours, every)[1], once(plain, every)[1]):
+            raise ValueError(f"{id} and its plain form do not agree")
+        seconds, of_plain = _take_turns(ours, plain, every)
+        _, alone = _take_turns(ours, plain, one)
+        cells = [
+            id.split(".")[1],
+            *(f"{s:.3g}" for s in (seconds, of_plain)),
+            *(f"{s * len(RATES):.3g}" for s in (seconds, of_plain)),
+            f"{alone * len(box) * len(RATES) / 3600:.3g}",
+            *(f"{peak(step, every) / 2**20:.4g}" for step in (ours, plain)),
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _take_turns(ours: Function, plain: Function, given: Arguments) -> tuple[float, float]:
+    """Median seconds of an iteration of each."""
+    seconds = [(once(ours, given)[0], once(plain, given)[0]) for _ in range(ITERATIONS)]
+    return statistics.median(a for a, _ in seconds), statistics.median(b for _, b in seconds)
