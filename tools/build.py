@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ import yaml
 from tools.catalog import ROOT, Catalog, load
 from tools.checks import check
 from tools.pages import KIND_NAMES, Site
+from tools.pyramids import measure_all
 from tools.text import title
 
 
@@ -19,13 +21,16 @@ def build(root: Path) -> int:
     # One thread: sums come out the same on every machine, and tensors as small as a page's gain nothing from more.
     torch.set_num_threads(1)
     catalog = load(root)
-    problems = check(catalog)
-    for problem in problems:
-        print(problem)
-    if problems:
-        return 1
-    site = Site(catalog)
-    files = site.render()
+    # To measure the pyramids takes as long as to check the catalog and to draw the figures.
+    with get_context("spawn").Pool(1) as beside:
+        measured = beside.apply_async(measure_all, (root,))
+        problems = check(catalog)
+        for problem in problems:
+            print(problem)
+        if problems:
+            return 1
+        site = Site(catalog, measured.get)
+        files = site.render()
     write(root / "build" / "docs", files, root / "docs")
     (root / "build" / "mkdocs.yml").write_text(yaml.safe_dump(configuration(site), sort_keys=False))
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--config-file", "build/mkdocs.yml"]

@@ -2,7 +2,7 @@
 
 import json
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -21,7 +21,7 @@ from tools.figures import Figures, figures
 from tools.gallery import Picture, pictures
 from tools.golden import Case, Comparison, compare, count_parameters, own_name
 from tools.plots import Plots
-from tools.pyramids import BoxStatistics, Measured, box_statistics, measure
+from tools.pyramids import BoxStatistics, Measured, box_statistics
 from tools.records import Erratum, Golden, Imbalance, ImbalanceType, Method, Paper, Result, Size
 from tools.samplers import Outcome, outcome
 from tools.scales import OCTAVES, Scales, scales
@@ -60,9 +60,10 @@ class GoldenRow:
 
 @dataclass
 class Site:
-    """Everything that templates ask for. `files` maps each generated path to its text."""
+    """Everything that templates ask for. `measured` gives the pyramids; `files` maps each generated path to its text."""
 
     catalog: Catalog
+    measured: Callable[[], dict[str, Measured]]
     files: dict[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -84,7 +85,9 @@ class Site:
         return env
 
     def render(self) -> dict[str, str]:
-        """Every generated page and download."""
+        """Every generated page and download; first those that do not speak of the pyramids, which may still be being measured."""
+        self._page("figures.md", "figures.md")
+        self._page("regression_simulation.md", "regression_simulation.md")
         self._page("index.md", "home.md")
         for type_id, kind in self.catalog.types.items():
             self._page(f"problems/{type_id}/index.md", "type.md", type_id=type_id, type=kind)
@@ -101,8 +104,6 @@ class Site:
             self._page(f"{name}.md", f"{name.replace('/', '_')}.md")
         for name in self.kinds:
             self._page(f"api/{name}.md", "api.md", kind=name, name=KIND_NAMES[name], package=f"reference_impl.{name}")
-        self._page("figures.md", "figures.md")
-        self._page("regression_simulation.md", "regression_simulation.md")
         self._page("pyramids.md", "pyramids.md", boxes=self.objects)
         self._page("api/ops.md", "api.md", kind="ops", name="Shared parts", package="reference_impl.ops")
         self._page("api/measure.md", "api.md", kind="measure", name="Measures", package="reference_impl.measure")
@@ -173,8 +174,8 @@ class Site:
     @cached_property
     def pyramids(self) -> dict[str, Measured]:
         """Every pyramid, measured; those that balance object scale first."""
-        known = dict(self.methods_of("object_scale") + self.methods_of("feature_level"))
-        return {id: measure(self.catalog, id) for id, method in known.items() if method.pyramid}
+        known, measured = dict(self.methods_of("object_scale") + self.methods_of("feature_level")), self.measured()
+        return {id: measured[id] for id in known if id in measured}
 
     def cost(self, id: str) -> str:
         """What a method costs in a word: the size of its module, or the time of its function."""
