@@ -9,7 +9,7 @@ import torch
 from reference_impl.ops.boxes import box_iou
 from tests.inputs import CATALOG
 from tools.data import coco
-from tools.figures import figure_11, figure_12, figure_15, figure_16, figure_18
+from tools.figures import figure_11, figure_12, figure_15, figure_16, figure_18, guided_anchors_of_scenes
 from tools.pyramids import box_statistics, measure
 from tools.samplers import batch, outcome
 from tools.scales import RESOLUTIONS, scales
@@ -30,6 +30,12 @@ def test_the_cascade_moves_the_ious_to_the_right() -> None:
         assert before.mean < after.mean
         assert all(a < b for a, b in zip(before.above, after.above, strict=True))
     assert stages[-1].effective > stages[0].effective + 2
+
+
+def test_guided_anchors_fit_better_than_squares() -> None:
+    before, after = guided_anchors_of_scenes().stages
+    assert after.mean > 3 * before.mean
+    assert all(b > 5 * a for a, b in zip(before.above, after.above, strict=True))
 
 
 def test_pixels_are_covered_unevenly() -> None:

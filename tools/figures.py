@@ -26,6 +26,7 @@ from reference_impl.measure import (
 from reference_impl.ops.boxes import box_iou, encode_deltas
 from reference_impl.pyramids import roi_level
 from tools import scenes
+from tools.anchoring import SCALE, squares, trained
 from tools.catalog import Catalog
 from tools.charts import Axis, Series, bar_chart, line_chart, scene
 from tools.simulation import ALL_POINTS, BoxLoss, box_losses, simulate
@@ -84,12 +85,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Figure12:
-    thresholds: list[float]
     steps: int
     stages: list[Stage]
 
 
-STEPS, BINS = 60, 20
+STEPS, GUIDED_STEPS, BINS = 60, 30, 20
+THRESHOLDS = (0.5, 0.6, 0.7)
 
 
 def figure_12() -> Figure12:
@@ -112,16 +113,32 @@ def figure_12() -> Figure12:
         _, _, entering = cascade([features], scenes.jittered(boxes, each=20, seed=99))
     ious = box_iou(entering[:, :, :, None], boxes[:, None, None]).amax(-1)
     names = ["the proposals", *(f"after stage {k + 1}" for k in range(ious.shape[1] - 1))]
-    shares_of = [(boxes_per_iou_bin(x, x >= 0, lowest=0.0, bins=BINS).sum(0) / x.numel()).tolist() for x in ious.unbind(1)]
+    return Figure12(STEPS, _stages(dict(zip(names, ious.movedim(1, 0).flatten(1), strict=True))))
+
+
+def guided_anchors_of_scenes() -> Figure12:
+    """The same for guided anchoring: the squares of a grid, and the anchors that take their place."""
+    detector = trained(GUIDED_STEPS)
+    features, boxes, _ = scenes.painted(32, seed=99)
+    with torch.no_grad():
+        anchors, _, kept, _, _ = detector(features)
+    places = squares(2 * scenes.STRIDE, scale=SCALE).expand_as(anchors)
+    before, after = (box_iou(x[:, :, None], boxes[:, None]).amax(-1) for x in (places, anchors))
+    return Figure12(GUIDED_STEPS, _stages({"a square in each cell": before.flatten(), "guided anchors": after[kept]}))
+
+
+def _stages(ious: dict[str, Tensor]) -> list[Stage]:
+    """Of the boxes of each stage, the IoU with the object that they fit best."""
+    shares_of = {name: (boxes_per_iou_bin(x, x >= 0, lowest=0.0, bins=BINS) / x.numel()).tolist() for name, x in ious.items()}
     middles = [(k + 0.5) / BINS for k in range(BINS)]
     stages = []
-    for k, (name, x) in enumerate(zip(names, ious.unbind(1), strict=True)):
-        series = [Series(values, "main" if i == k else "other") for i, values in enumerate(shares_of)]
-        chart = line_chart(Axis("IoU", 0, 1), middles, [s for s in series if s.look == "other"] + [series[k]], clip=1, label=name)
-        positive = boxes_per_iou_bin(x, x >= POSITIVE, bins=BINS // 2).sum(0)
-        above = [(x >= u).double().mean().item() for u in cascade.thresholds]
+    for name, x in ious.items():
+        series = [*(Series(values, "other") for other, values in shares_of.items() if other != name), Series(shares_of[name], "main")]
+        chart = line_chart(Axis("IoU", 0, 1), middles, series, clip=1, label=name)
+        positive = boxes_per_iou_bin(x, x >= POSITIVE, bins=BINS // 2)
+        above = [(x >= u).double().mean().item() for u in THRESHOLDS]
         stages.append(Stage(name, x.mean().item(), above, effective_number(positive).item(), chart))
-    return Figure12(cascade.thresholds, STEPS, stages)
+    return stages
 
 
 @dataclass(frozen=True)
@@ -313,13 +330,23 @@ def simulation(losses: dict[str, BoxLoss]) -> Simulation:
 class Figures:
     eleven: Figure11
     twelve: Figure12
+    guided: Figure12
     fifteen: Figure15
     sixteen: Figure16
     eighteen: Figure18
     simulation: Simulation
+    thresholds: Sequence[float] = THRESHOLDS
 
 
 def figures(catalog: Catalog) -> Figures:
     losses = box_losses(catalog)
     on_corners = box_losses(catalog, coordinates=lambda boxes: boxes)
-    return Figures(figure_11(on_corners), figure_12(), figure_15(), figure_16(), figure_18(losses), simulation(losses))
+    return Figures(
+        figure_11(on_corners),
+        figure_12(),
+        guided_anchors_of_scenes(),
+        figure_15(),
+        figure_16(),
+        figure_18(losses),
+        simulation(losses),
+    )

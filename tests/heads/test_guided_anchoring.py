@@ -1,65 +1,26 @@
 """Laws of guided anchoring."""
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, conv2d, smooth_l1_loss
+from torch.nn.functional import conv2d
 
-from reference_impl.heads import GuidedAnchoring, guided_anchors, location_loss, location_targets, shape_loss, shape_targets
-from reference_impl.ops.boxes import box_iou, encode_deltas
-from reference_impl.ops.matching import BACKGROUND, match
-from tools.scenes import CLASSES, SIDE, STRIDE, jittered, painted
-
-SCALE = 8.0
-
-
-def squares(stride: int, device: str, dtype: torch.dtype = torch.float32, *, scale: float = SCALE) -> Tensor:
-    """One square of `scale` strides around the centre of each cell of a map of the scene, row by row."""
-    at = stride * (torch.arange(SIDE // stride, device=device, dtype=dtype) + 0.5)
-    center = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1).flatten(0, 1)
-    return torch.cat((center - scale * stride / 2, center + scale * stride / 2), -1)
-
-
-def step(tower: nn.Module, head: GuidedAnchoring, *, seed: int, device: str) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
-    """The four losses of four scenes, with the anchors, which of them are there, and the objects. Maps of half the size save time."""
-    features, boxes, _ = painted(4, seed=seed, device=device)
-    centers, shape, logits, deltas = head(tower(avg_pool2d(features, 2)))
-    places = squares(2 * STRIDE, device, scale=SCALE / 2).expand(4, -1, 4)
-    anchors, kept = guided_anchors(places, shape, centers, threshold=0.2)
-    positive, negative = location_targets(places, boxes, scale=SCALE / 2)
-    of_location = location_loss(centers, positive, negative).sum() / (centers.numel() / 200)
-
-    truth = shape_targets(places, boxes)
-    target = boxes.gather(1, truth.clamp(min=0)[..., None].expand(-1, -1, 4))
-    assigned = truth >= 0
-    of_shape = (shape_loss(anchors, target) * assigned).sum() / assigned.sum()
-
-    anchors = anchors.detach()
-    found = match(anchors, boxes, positive=0.7, negative=0.3)
-    own = boxes.gather(1, found.clamp(min=0)[..., None].expand(-1, -1, 4))
-    used = found >= BACKGROUND
-    of_class = binary_cross_entropy_with_logits(logits.squeeze(-1), (found >= 0).float(), reduction="none")
-    of_box = smooth_l1_loss(deltas, encode_deltas(own, anchors), reduction="none").sum(-1)
-    losses = [of_location, of_shape, (of_class * used).sum() / used.sum(), (of_box * (found >= 0)).sum() / (found >= 0).sum().clamp(min=1)]
-    return losses, anchors, kept, boxes
+from reference_impl.heads import GuidedAnchoring, location_targets, shape_loss, shape_targets
+from reference_impl.ops.boxes import box_iou
+from reference_impl.ops.matching import match
+from tools.anchoring import SCALE, squares, trained
+from tools.scenes import STRIDE, jittered, painted
 
 
 def test_training_leaves_few_anchors_of_the_right_shape(device: str) -> None:
     """All losses fall on scenes not seen; most places get no anchor, and every object one that fits it better than any square does."""
-    torch.manual_seed(0)
-    tower = nn.Sequential(nn.Conv2d(CLASSES, 16, 7, padding=3), nn.ReLU()).to(device)
-    head = GuidedAnchoring(16, width=16).to(device)
-    optimiser = torch.optim.Adam([*tower.parameters(), *head.parameters()], lr=1e-2)
+    features, boxes, _ = painted(4, seed=99, device=device)
     with torch.no_grad():
-        before, *_ = step(tower, head, seed=99, device=device)
-    for i in range(50):
-        losses, *_ = step(tower, head, seed=i % 4, device=device)
-        optimiser.zero_grad()
-        sum(losses, torch.zeros((), device=device)).backward()
-        optimiser.step()
+        before = trained(0, device).losses(features, boxes)
+    detector = trained(50, device)
     with torch.no_grad():
-        after, anchors, kept, boxes = step(tower, head, seed=99, device=device)
+        after = detector.losses(features, boxes)
+        anchors, _, kept, _, _ = detector(features)
     overlap = box_iou(anchors[:, :, None], boxes[:, None]) * kept[..., None]
-    plain = box_iou(squares(2 * STRIDE, device, scale=SCALE / 2)[None, :, None], boxes[:, None])
+    plain = box_iou(squares(2 * STRIDE, device, scale=SCALE)[None, :, None], boxes[:, None])
     assert after[0] < 0.1 * before[0]
     assert after[1] < 0.95 * before[1]
     assert sum(after) < sum(before)
