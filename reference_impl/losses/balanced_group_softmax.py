@@ -3,8 +3,10 @@
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from reference_impl.ops.checked import checked
+from reference_impl.ops.dense import own_class
 from reference_impl.ops.numerics import safe_divide, widen
 from reference_impl.ops.select import take
 
@@ -68,12 +70,9 @@ def balanced_group_softmax(
     logits, others, background = widen(logits), widen(others), widen(background)
     noise = torch.rand_like(others) if noise is None else noise
     valid = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
-    own = labels[..., None] == torch.arange(logits.shape[-1], device=labels.device)
-    member = _member(group, others)
-
-    inside = (own[..., None, :] & member).any(-1)
-    target = torch.where(inside, torch.where(own, logits, 0).sum(-1, keepdim=True), others)
-    loss = _log_total(logits, others, member) - target
+    index, is_class = own_class(labels, logits.shape[-1])
+    inside = is_class & (group[index] == torch.arange(others.shape[-1], device=group.device))
+    loss = _log_total(logits, others, group)[1][..., :-1] - torch.where(inside, logits.gather(-1, index), others)
 
     kept = inside & valid[..., None]
     limit = (kept.sum(-2) * ratio).long()
@@ -106,18 +105,14 @@ def group_scores(
         One score for each box and class, in [0, 1].
     """
     logits, others, background = widen(logits), widen(others), widen(background)
-    member = _member(group, others)
-    total = torch.where(member, _log_total(logits, others, member)[..., None], 0).sum(-2)
-    score = torch.where(member.any(-2), logits - total, -torch.inf).exp()
-    return score * background.softmax(-1)[..., 1:]
+    index, total = _log_total(logits, others, group)
+    score = (logits - total.gather(-1, index)).exp() * background.softmax(-1)[..., 1:]
+    return torch.where(group < others.shape[-1], score, 0)
 
 
-def _member(group: Tensor, others: Tensor) -> Tensor:
-    """Which class is in which group, `[k c]`."""
-    return group == torch.arange(others.shape[-1], device=group.device)[:, None]
-
-
-def _log_total(logits: Tensor, others: Tensor, member: Tensor) -> Tensor:
-    """Logarithm of the sum of the exponentials of each group."""
-    classes = logits[..., None, :].masked_fill(~member, -torch.inf)
-    return torch.cat((classes, others[..., None]), -1).logsumexp(-1)
+def _log_total(logits: Tensor, others: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+    """The group of each logit, and the logarithm of the sum of the exponentials of each group; the last is that of classes in no other."""
+    index, others = group.clamp(max=others.shape[-1]).expand(logits.shape), pad(others, (0, 1))
+    highest = others.detach().scatter_reduce(-1, index, logits.detach(), "amax")
+    total = (others - highest).exp().scatter_add(-1, index, (logits - highest.gather(-1, index)).exp())
+    return index, total.log() + highest

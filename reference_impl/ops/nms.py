@@ -9,9 +9,13 @@ from torch._higher_order_ops.while_loop import while_loop
 
 from reference_impl.ops.boxes import box_area, box_iou
 from reference_impl.ops.checked import checked
-from reference_impl.ops.ranks import descending_rank
+from reference_impl.ops.ranks import descending_order, descending_rank
 
 __all__ = ["nms", "nms_per_class"]
+
+Discards = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+BLOCK = 512
 
 
 @checked
@@ -27,9 +31,9 @@ def nms(
 ) -> Bool[Tensor, "*batch n"]:
     """Keeps the box with the highest score, discards those too similar to it, and so on with what is left, `limit` times.
 
-    A discarded box discards none itself. Memory grows with n, not with its square, and time with n times `limit`: each round is a pass over
-    all boxes. The host never waits for the device, so the rounds go on when no box is left; compiled, the rounds are one loop in the graph,
-    which ends with the last box because it does look.
+    A discarded box discards none itself. Memory grows with n, not with its square. On the CPU blocks of boxes follow each other, best
+    first, until enough are kept. On a device each round keeps one box, in a pass over all of them; the host never waits, so the rounds go
+    on when no box is left. Compiled, the rounds are one loop in the graph, which ends with the last box because it does look.
 
     Args:
         boxes: absolute `(x1, y1, x2, y2)`.
@@ -44,27 +48,64 @@ def nms(
         Whether each box is kept.
     """
     boxes = boxes.detach()
-    place = descending_rank(scores)
-    valid = torch.ones_like(place, dtype=torch.bool) if valid is None else valid
+    valid = torch.ones_like(scores, dtype=torch.bool) if valid is None else valid
+    group = torch.zeros_like(valid, dtype=torch.int64) if group is None else group
+    if valid.shape[-1] == 0:
+        return valid
+
+    def discards(box: Tensor, its_group: Tensor, other: Tensor, other_group: Tensor) -> Tensor:
+        return (similarity(box, other) > threshold) & (its_group == other_group)
+
+    if valid.device.type == "cpu" and not torch.compiler.is_compiling():
+        order = descending_order(scores, valid)
+        in_order = boxes.gather(-2, order[..., None].expand(*order.shape, 4)), valid.gather(-1, order), group.gather(-1, order)
+        return valid.scatter(-1, order, _by_blocks(*in_order, limit, discards))
+    return _by_rounds(boxes, valid, group, descending_rank(scores), limit, discards)
+
+
+def _by_blocks(boxes: Tensor, valid: Tensor, group: Tensor, limit: int, discards: Discards) -> Tensor:
+    """Of boxes in order: a block is compared with what is kept of those before, and then with itself."""
+    kept = torch.zeros_like(valid)
+    for start in range(0, valid.shape[-1], BLOCK):
+        block = slice(start, start + BLOCK)
+        number = kept.sum(-1)
+        if (number >= limit).all() or not valid[..., block].any():
+            break
+        before = kept.to(torch.uint8).argsort(-1, descending=True)[..., : int(number.max())]
+        theirs = boxes.gather(-2, before[..., None].expand(*before.shape, 4))[..., :, None, :], group.gather(-1, before)[..., :, None]
+        ours = boxes[..., None, block, :], group[..., None, block]
+        discarded = (discards(*theirs, *ours) & kept.gather(-1, before)[..., :, None]).any(-2)
+        among = discards(boxes[..., block, None, :], group[..., block, None], *ours).triu(1)
+        kept[..., block] = _undiscarded(valid[..., block] & ~discarded, among)
+    return kept & (kept.cumsum(-1) <= limit)
+
+
+def _undiscarded(left: Tensor, discards: Tensor) -> Tensor:
+    """The boxes of `left` that none before them of the same kind discards: guesses, each right for one box more, until nothing changes."""
+    kept, guess = left, torch.zeros_like(left)
+    while not kept.equal(guess):
+        guess = kept
+        kept = left & ~(discards & guess[..., :, None]).any(-2)
+    return kept
+
+
+def _by_rounds(boxes: Tensor, valid: Tensor, group: Tensor, place: Tensor, limit: int, discards: Discards) -> Tensor:
+    """The box with the first place of those left is kept, and so on."""
 
     def keep_one(kept: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
         index = place.masked_fill(~left, place.shape[-1]).argmin(-1, keepdim=True)
         best = torch.zeros_like(left).scatter(-1, index, left.gather(-1, index))
-        similar = similarity(boxes.gather(-2, index[..., None].expand(*index.shape, 4)), boxes) > threshold
-        if group is not None:
-            similar = similar & (group == group.gather(-1, index))
-        return kept | best, left & ~best & ~similar
+        box = boxes.gather(-2, index[..., None].expand(*index.shape, 4))
+        return kept | best, left & ~best & ~discards(box, group.gather(-1, index), boxes, group)
 
     def goes_on(kept: Tensor, left: Tensor) -> Tensor:
         return left.any() & (kept.sum(-1) < limit).all()
 
     state = torch.zeros_like(valid), valid.clone()
-    if place.shape[-1] == 0:
-        return state[0]
     if torch.compiler.is_compiling():
         state = while_loop(goes_on, keep_one, state)  # type: ignore[no-untyped-call]
     else:
-        for _ in range(min(limit, place.shape[-1])):
+        for _ in range(min(limit, valid.shape[-1])):
             state = keep_one(*state)
     return state[0]
 

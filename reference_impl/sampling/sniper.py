@@ -191,6 +191,9 @@ def _cover(
         state = while_loop(goes_on, take_one, state)  # type: ignore[no-untyped-call]
     elif n:
         for _ in range(n // fewest):
+            # Where looking costs nothing.
+            if boxes.device.type == "cpu" and not goes_on(*state):
+                break
             state = take_one(*state)
     _, place, found, _ = state
     y, x = (b[..., :2].gather(-2, i[..., None].expand(*i.shape, 2)) for b, i in zip((rows, columns), place.unbind(-2), strict=True))
