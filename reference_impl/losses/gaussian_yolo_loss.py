@@ -5,6 +5,7 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from reference_impl.ops.checked import checked
 from reference_impl.ops.numerics import widen
@@ -41,8 +42,9 @@ def gaussian_yolo_loss(
     deviation = widen(deviation)
     deviation = deviation.clamp(min=torch.finfo(deviation.dtype).eps)
     standardised = (widen(pred) - widen(target)) / deviation
-    log_likelihood = -standardised.square() / 2 - (deviation + offset).log() - math.log(2 * math.pi) / 2
-    return -torch.logaddexp(log_likelihood, torch.full_like(log_likelihood, math.log(epsilon))) / 2
+    log_height = -(deviation + offset).log() - (math.log(2 * math.pi) / 2 + math.log(epsilon))
+    above_epsilon = softplus(torch.addcmul(log_height, standardised, standardised, value=-0.5), threshold=40)
+    return (above_epsilon + math.log(epsilon)) / -2
 
 
 @checked

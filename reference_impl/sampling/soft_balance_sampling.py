@@ -35,6 +35,6 @@ def soft_balance_sampling(
     count = shows.sum(-2)
     share = torch.where(count > 0, count.pow(1 - alpha), 0)
     each = safe_divide(safe_divide(share, share.sum(-1, keepdim=True)), count)
-    balanced = (shows * each[..., None, :]).sum(-1)
+    balanced = (shows @ each[..., None]).squeeze(-1)
     alike = torch.full_like(balanced, 1 / max(has_label.shape[-2], 1))
     return torch.where(progress[..., None] < start, alike, balanced).to(widen(progress).dtype)
