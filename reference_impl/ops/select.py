@@ -18,10 +18,9 @@ def take(score: Float[Tensor, "*batch n"], among: Bool[Tensor, "*batch n"], coun
         count: how many to take at most, one number for all or one for each set; with fewer candidates, all are taken.
     """
     order = descending_order(score, among)
-    if isinstance(count, Tensor):
-        number = torch.arange(1, order.shape[-1] + 1, device=order.device)
-        return among & among.scatter(-1, order, number <= count[..., None])
-    return among.scatter(-1, order[..., max(count, 0) :], False)
+    number = torch.arange(1, order.shape[-1] + 1, device=order.device)
+    limit = count[..., None] if isinstance(count, Tensor) else count
+    return among & among.scatter(-1, order, (number <= limit).expand_as(order))
 
 
 def first(among: Bool[Tensor, "*batch n"], count: int | Int[Tensor, "*batch 1"]) -> Bool[Tensor, "*batch n"]:
