@@ -9,7 +9,8 @@ from torch.nn.functional import logsigmoid, smooth_l1_loss, softplus
 
 from reference_impl.ops.boxes import box_iou, decode_deltas, encode_deltas
 from reference_impl.ops.checked import checked
-from reference_impl.ops.numerics import safe_divide, safe_log, widen
+from reference_impl.ops.dense import focal_negatives, sum_over_classes
+from reference_impl.ops.numerics import safe_log, widen
 
 __all__ = ["free_anchor"]
 
@@ -78,20 +79,18 @@ def free_anchor(
         return logits.new_zeros(labels.shape), logits.new_zeros(logits.shape[:-1])
     known = (labels >= 0) & (labels < logits.shape[-1])
     known, labels = known if present is None else known & present, labels.where(known, 0)
-    unit = torch.cat((torch.full_like(deltas[..., :2], center_std), torch.full_like(deltas[..., 2:], size_std)), -1)
+    one = deltas[..., :1, :2].detach()
+    unit = torch.cat((torch.full_like(one, center_std), torch.full_like(one, size_std)), -1)
 
     near = _iou_of_pairs(boxes, anchors).topk(min(bag, anchors.shape[-2]), sorted=False).indices
-    target = encode_deltas(boxes[..., :, None, :], _pick(anchors, near)) / _pick(unit, near)
+    target = encode_deltas(boxes[..., :, None, :], _pick(anchors, near)) / unit[..., None, :]
     error = smooth_l1_loss(_pick(deltas, near), target, reduction="none", beta=beta).sum(-1)
-    own = _pick(logits, near).gather(-1, labels[..., None, None].expand(*near.shape, 1)).squeeze(-1)
+    own = logits.flatten(-2).gather(-1, (near * logits.shape[-1] + labels[..., None]).flatten(-2)).view_as(error)
     positive = alpha * torch.where(known, _mean_max_loss(logsigmoid(own) - weight * error), 0)
 
     moved = decode_deltas((deltas.detach() * unit).clamp(max=LARGEST_SIZE_DELTA), anchors)
-    p = _localised(_iou_of_pairs(boxes, moved), labels, known, logits, threshold=threshold)
-    q = (1 - p) * logits.sigmoid()
-    log_rest = torch.where(p > 0, safe_log((-logits).sigmoid() + p * logits.sigmoid()), logsigmoid(-logits))
-    negative = (1 - alpha) * (q.clamp(min=torch.finfo(q.dtype).tiny) ** gamma * -log_rest).sum(-1)
-    return positive, negative
+    share = _share_of_best(_iou_of_pairs(boxes, moved), known, threshold=threshold).mT
+    return positive, _negative_loss(logits, share, labels, gamma=gamma, factor=1 - alpha)
 
 
 def _iou_of_pairs(boxes: Tensor, others: Tensor) -> Tensor:
@@ -112,9 +111,43 @@ def _mean_max_loss(log_x: Tensor) -> Tensor:
     return softplus(count.log() - log_odds.logsumexp(-1))
 
 
-def _localised(iou: Tensor, labels: Tensor, known: Tensor, logits: Tensor, *, threshold: float) -> Tensor:
-    """How well each predicted box localises an object of each class, in [0, 1], from its IoU with each ground truth."""
+def _share_of_best(iou: Tensor, known: Tensor, *, threshold: float) -> Tensor:
+    """How well each predicted box localises each ground truth, in [0, 1]: `[*batch m n]`, as the IoU."""
     above = (iou - threshold).clamp(min=0)
-    share = safe_divide(above, above.amax(-1, keepdim=True)) * known[..., None]
-    by_class = logits.new_zeros(*logits.shape[:-2], logits.shape[-1], logits.shape[-2])
-    return by_class.scatter_reduce(-2, labels[..., None].expand_as(share), share, "amax").mT
+    best = above.amax(-1, keepdim=True)
+    return above / best.where(known[..., None] & (best > 0), torch.inf)
+
+
+def _negative_loss(logits: Tensor, share: Tensor, labels: Tensor, *, gamma: float, factor: float) -> Tensor:
+    """The loss of each anchor as far as it is no positive, from how well its predicted box localises each object: `[*batch n m]`."""
+    image = torch.arange(logits.shape[:-1].numel(), device=logits.device) // logits.shape[-2]
+    share_of_row, labels_of_image = share.flatten(0, -2), labels[..., None, :].flatten(0, -2)
+
+    def formula(logits: Tensor, _: Tensor) -> Tensor:
+        p = torch.zeros_like(logits).scatter_reduce(-1, labels[..., None, :].expand_as(share), share, "amax")
+        z = _logit_of_rest(logits, p, _log(p))
+        return factor * (z.sigmoid().clamp(min=torch.finfo(z.dtype).tiny) ** gamma * -logsigmoid(-z)).sum(-1)
+
+    def kernel(x: Tensor, own: bool, rows: slice, loss: Tensor, slope: Tensor, spare: Tensor) -> None:
+        if not own:
+            index = labels_of_image[image[rows]]
+            p = spare.zero_().scatter_reduce_(-1, index, share_of_row[rows], "amax").gather(-1, index)
+            focal_negatives(x, gamma, factor, loss, slope, spare)
+            x, log_p = x.gather(-1, index), _log(p)
+            localised_loss, localised_slope, spare = (torch.empty_like(x) for _ in range(3))
+            focal_negatives(_logit_of_rest(x, p, log_p), gamma, factor, localised_loss, localised_slope, spare)
+            loss.scatter_(-1, index, localised_loss)
+            slope.scatter_(-1, index, localised_slope.mul_(x.add_(log_p).neg_().sigmoid_()))
+
+    no_class = labels.new_full((), logits.shape[-1]).expand(logits.shape[:-1])
+    return sum_over_classes(logits, no_class, formula, kernel)
+
+
+def _logit_of_rest(logits: Tensor, p: Tensor, log_p: Tensor) -> Tensor:
+    r"""The logit $z$ of $q = (1 - P)\,\sigma(x) = \sigma(z)$; where $P$ is 0, it is $x$."""
+    return (-p).log1p() - torch.logaddexp(-logits, log_p)
+
+
+def _log(p: Tensor) -> Tensor:
+    """Natural logarithm; of 0, which is most of `p` and takes a processor ten times as long, it is filled in."""
+    return torch.where(p > 0, safe_log(p), -torch.inf)

@@ -93,3 +93,16 @@ def test_while_all_are_poor_every_anchor_of_the_bag_learns(device: str) -> None:
     positive, _ = free_anchor(anchors, logits, deltas, boxes, torch.zeros(1, dtype=torch.long, device=device))
     (gradient,) = torch.autograd.grad(positive.sum(), logits)
     assert (gradient < 0).all()
+
+
+def test_many_anchors_have_the_same_losses_and_gradients_as_few(device: str) -> None:
+    s = scene(device, n=3000, m=9)
+    s["deltas"] /= 10
+    s["labels"][:, 0] = -1
+    logits = s["logits"].requires_grad_()
+    _, negative = free_anchor(**s)
+    (by_blocks,) = torch.autograd.grad(negative.sum(), logits, retain_graph=True)
+    (by_formula,) = torch.autograd.grad(negative.sum(), logits, create_graph=True)
+    torch.testing.assert_close(by_blocks, by_formula)
+    _, losses = torch.func.vmap(lambda x: free_anchor(**(s | {"logits": x})))(logits.detach()[None])
+    torch.testing.assert_close(negative, losses[0])
