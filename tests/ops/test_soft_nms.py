@@ -1,0 +1,59 @@
+"""Laws of soft non-maximum suppression."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from reference_impl.ops.boxes import box_iou
+from reference_impl.ops.nms import nms
+from reference_impl.ops.soft_nms import linear_soft_nms, soft_nms
+
+
+def boxes_in_a_window(*batch: int) -> tuple[Tensor, Tensor]:
+    """Boxes with integer corners, so that many coincide or touch, and scores with ties."""
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.randint(0, 16, (*batch, 2), generator=generator)
+    boxes = torch.cat((corner, corner + torch.randint(1, 10, (*batch, 2), generator=generator)), -1)
+    return boxes.double(), torch.randint(1, 40, batch, generator=generator).double() / 40
+
+
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize("limit", [1, 5, 60])
+def test_it_is_the_loop(linear: bool, limit: int, device: str) -> None:
+    boxes, scores = boxes_in_a_window(60)
+    group = torch.arange(60) % 3
+    valid = torch.arange(60) % 5 > 0
+    iou = box_iou(boxes[:, None], boxes[None]).tolist()
+    left = {i: s for i, s in enumerate(scores.tolist()) if valid[i]}
+    expected = [0.0] * 60
+    for _ in range(limit):
+        best = max(left, key=lambda i: (left[i], -i), default=0)
+        if left.get(best, 0.0) < 0.05:
+            break
+        expected[best] = left.pop(best)
+        for i in left:
+            decay = (1 - iou[best][i] if iou[best][i] > 0.3 else 1) if linear else math.exp(-(iou[best][i] ** 2) / 0.5)
+            left[i] *= decay if group[i] == group[best] else 1
+    function = linear_soft_nms if linear else soft_nms
+    found = function(*(x.to(device) for x in (boxes, scores, valid, group)), limit=limit, lowest_score=0.05)
+    torch.testing.assert_close(found.cpu(), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_sigma_goes_from_hard_suppression_to_none(device: str) -> None:
+    boxes, scores = (x.to(device) for x in boxes_in_a_window(50))
+    torch.testing.assert_close(soft_nms(boxes, scores, limit=50, sigma=1e12), scores)
+    assert (soft_nms(boxes, scores, limit=50, sigma=1e-9) > 0).equal(nms(boxes, scores, limit=50, threshold=0.0))
+
+
+def test_a_batch_is_a_loop(device: str) -> None:
+    boxes, scores = (x.to(device) for x in boxes_in_a_window(3, 40))
+    together = soft_nms(boxes, scores, limit=9)
+    for i in range(3):
+        torch.testing.assert_close(together[i], soft_nms(boxes[i], scores[i], limit=9))
+
+
+def test_of_no_boxes_none_are_kept(device: str) -> None:
+    assert soft_nms(torch.zeros(2, 0, 4, device=device), torch.zeros(2, 0, device=device), limit=5).shape == (2, 0)
+    assert soft_nms(torch.zeros(0, 3, 4, device=device), torch.zeros(0, 3, device=device), limit=5).shape == (0, 3)
