@@ -33,17 +33,14 @@ def bounded_iou_loss(pred: Float[Tensor, "*batch 4"], target: Float[Tensor, "*ba
     Raises:
         ValueError: the shapes differ, or the last dimension is not 4.
     """
-    pred_lower, pred_upper = _corners(pred)
-    lower, upper = _corners(target)
+    (pred_lower, pred_upper), (lower, upper) = widen(pred).tensor_split(2, -1), widen(target).tensor_split(2, -1)
     size, pred_size = (upper - lower).clamp(min=0), pred_upper - pred_lower
     gap = (pred_lower + pred_upper - (lower + upper)).abs()
-    shared = torch.cat((size - gap, torch.minimum(size, pred_size)))
-    union = torch.cat((size + gap, torch.maximum(size, pred_size)))
+    position = _loss(size - gap, size + gap)
+    extent = _loss(torch.minimum(size, pred_size), torch.maximum(size, pred_size))
+    return torch.cat((position, extent), -1)
+
+
+def _loss(shared: Tensor, union: Tensor) -> Tensor:
     iou = (shared / union.masked_fill(union == 0, torch.inf)).clamp(min=0)
-    return (1 - iou).square().movedim(0, -1)
-
-
-def _corners(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """The lower and the upper corner, `[2 *batch]`."""
-    lower, upper = widen(boxes).movedim(-1, 0).contiguous().chunk(2)
-    return lower, upper
+    return (1 - iou).square()

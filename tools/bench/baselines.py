@@ -563,6 +563,19 @@ def _greedy(boxes: Tensor, limit: int, threshold: float) -> list[int]:
     return kept
 
 
+def soft_nms(boxes: Tensor, scores: Tensor, limit: int) -> Tensor:
+    boxes, scores, kept = boxes.detach(), scores.clone(), torch.zeros_like(scores)
+    left = torch.arange(len(boxes))
+    while len(left) and limit:
+        best = left[scores[left].argmax()]
+        kept[best] = scores[best]
+        left = left[left != best]
+        scores[left] *= torch.exp(-(_iou(boxes[best], boxes[left]) ** 2) / 0.5)
+        left = left[scores[left] >= 0.001]
+        limit -= 1
+    return kept
+
+
 def _interpolated(x: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """Maps `[c h w]` between their cells, zero outside."""
     height, width = x.shape[-2:]
@@ -635,6 +648,7 @@ BASELINES: dict[str, Function] = {
     "ops.deformable.deformable_conv": deformable_conv,
     "ops.matching.match": match,
     "ops.nms.nms": nms,
+    "ops.soft_nms.soft_nms": soft_nms,
     "ops.roi_align": roi_align,
     "ops.roi_align.precise_roi_pool": precise_roi_pool,
 }

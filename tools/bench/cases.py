@@ -95,6 +95,7 @@ def _special() -> list[Case]:
         Case("match, 1 000 objects", "ops.matching.match", {"n": 200_000, "m": 1_000}, {"n": SMALL, "m": 10}, compiled=False),
         Case("box_iou of all pairs", "ops.boxes.box_iou", {"m": 100, "n": 200_000}, {"m": 10, "n": SMALL}, _pairs),
         Case("nms, 1 000 boxes", "ops.nms.nms", {"n": 1_000}, {"n": SMALL}, _overlapping, compiled=False),
+        Case("soft_nms, 1 000 boxes", "ops.soft_nms.soft_nms", {"n": 1_000}, {"n": SMALL}, _overlapping, compiled=False),
         Case("roi_align", "ops.roi_align", {"n": 128, "c": 256}, {"n": 8, "c": 16}, _regions),
         Case("precise_roi_pool", "ops.roi_align.precise_roi_pool", {"n": 128, "c": 256}, {"n": 8, "c": 16}, _regions),
         Case("deformable_conv", "ops.deformable.deformable_conv", {"c": 256, "h": 50, "w": 84}, {"c": 16, "h": 10, "w": 10}, _deformed),
