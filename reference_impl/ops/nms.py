@@ -51,7 +51,7 @@ def nms(
     valid = torch.ones_like(scores, dtype=torch.bool) if valid is None else valid
     group = torch.zeros_like(valid, dtype=torch.int64) if group is None else group
     if valid.shape[-1] == 0:
-        return valid
+        return torch.zeros_like(valid)
 
     def discards(box: Tensor, its_group: Tensor, other: Tensor, other_group: Tensor) -> Tensor:
         return (similarity(box, other) > threshold) & (its_group == other_group)

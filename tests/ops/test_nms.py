@@ -8,7 +8,8 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 from reference_impl.ops.boxes import box_giou, box_iou
-from reference_impl.ops.nms import nms, nms_per_class
+from reference_impl.ops.nms import _by_rounds, nms, nms_per_class
+from reference_impl.ops.ranks import descending_rank
 
 
 def boxes_in_a_window(*batch: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -31,7 +32,10 @@ def one_after_the_other(boxes: Tensor, scores: Tensor, valid: Tensor, group: Ten
 
 @pytest.mark.parametrize("n", [1, 2, 30, 120])
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.7])
-def test_it_is_the_definition(n: int, threshold: float, device: str) -> None:
+@pytest.mark.parametrize("block", [7, 512])
+def test_it_is_the_definition(n: int, threshold: float, block: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one block and in several."""
+    monkeypatch.setattr("reference_impl.ops.nms.BLOCK", block)
     boxes, scores = boxes_in_a_window(n, seed=n)
     valid = torch.rand(n, generator=torch.Generator().manual_seed(n)) < 0.8
     group = torch.arange(n) % 3
@@ -77,11 +81,25 @@ def test_any_similarity_will_do(device: str) -> None:
     assert kept.tolist() == [True, False, True]
 
 
-def test_a_batch_is_a_loop(device: str) -> None:
+@pytest.mark.parametrize("block", [7, 512])
+def test_a_batch_is_a_loop(block: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reference_impl.ops.nms.BLOCK", block)
     boxes, scores = (x.to(device) for x in boxes_in_a_window(2, 3, 40))
     together = nms(boxes, scores, limit=9)
     for i, j in product(range(2), range(3)):
         assert together[i, j].equal(nms(boxes[i, j], scores[i, j], limit=9))
+
+
+def test_the_rounds_of_a_device_keep_what_the_blocks_keep(device: str) -> None:
+    boxes, scores = (x.to(device) for x in boxes_in_a_window(3, 60))
+    valid, group = scores > 2, torch.arange(60, device=device).expand(3, 60) % 3
+
+    def discards(box: Tensor, its_group: Tensor, other: Tensor, other_group: Tensor) -> Tensor:
+        return (box_iou(box, other) > 0.5) & (its_group == other_group)
+
+    for limit in (1, 9, 60):
+        found = _by_rounds(boxes, valid, group, descending_rank(scores), limit, discards)
+        assert found.equal(nms(boxes, scores, valid, group, limit=limit))
 
 
 def test_of_no_boxes_none_are_kept(device: str) -> None:

@@ -21,7 +21,10 @@ def boxes_in_a_window(*batch: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("linear", [False, True])
 @pytest.mark.parametrize("limit", [1, 5, 60])
-def test_it_is_the_loop(linear: bool, limit: int, device: str) -> None:
+@pytest.mark.parametrize("table", [0, 2**24])
+def test_it_is_the_loop(linear: bool, limit: int, table: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the similarities of all pairs at hand, and with those of each kept box in its turn."""
+    monkeypatch.setattr("reference_impl.ops.soft_nms.TABLE", table)
     boxes, scores = boxes_in_a_window(60)
     group = torch.arange(60) % 3
     valid = torch.arange(60) % 5 > 0
