@@ -37,6 +37,7 @@ KIND_NAMES = {
     "generation": "Generation",
     "balancing": "Balancing",
 }
+RELATED_BY = {"builds_on": "built on by", "complements": "complemented by", "disputes": "disputed by", "compares": "compared in"}
 
 
 @dataclass(frozen=True)
@@ -240,9 +241,14 @@ class Site:
     def bibtex(self, key: str) -> str:
         return bibtex(key, self.catalog.papers[key])
 
-    def related_by(self, id: str) -> list[tuple[str, str]]:
-        """Methods whose entries point at this one, and how."""
-        return [(other, r.how) for other, method in self.catalog.methods.items() for r in method.relations if r.to == id]
+    def related_by(self, id: str) -> dict[str, list[str]]:
+        """Methods whose entries point at this one, by how they do; without those that this one's entry names for the same reason."""
+        named = {(r.to, r.how) for r in self.catalog.methods[id].relations}
+        found: dict[str, list[str]] = {how: [] for how in RELATED_BY}
+        for other, method in self.catalog.methods.items():
+            for how in [r.how for r in method.relations if r.to == id and (other, r.how) not in named]:
+                found[how].append(other)
+        return {RELATED_BY[how]: others for how, others in found.items() if others}
 
     def open_issues_of(self, id: str) -> list[str]:
         assert self.catalog.taxonomy

@@ -37,7 +37,7 @@ def online_foreground_balanced(
         1 for each drawn positive and 0 for every other box. Negatives are another method's matter.
     """
     noise = torch.rand(labels.shape, device=labels.device) if noise is None else widen(noise.detach())
-    key = torch.where(positive, labels, -1)
+    key = torch.where(positive, labels, -1).contiguous()
     ordered = key.sort(-1).values
     same = torch.searchsorted(ordered, key, right=True) - torch.searchsorted(ordered, key)
     return take(same * safe_log(noise), positive, num_positives).to(noise.dtype)
