@@ -49,10 +49,9 @@ def iou_balanced_sampling(
     lowest = pad(iou.masked_fill(~negative, 1), (0, 1), value=1).amin(-1, keepdim=True)
     highest = pad(iou.masked_fill(~negative, 0), (0, 1), value=0).amax(-1, keepdim=True)
     index = bin_index(safe_divide(iou - lowest, highest - lowest), bins=bins)
-    rank = rank_within_groups(descending_rank(noise), torch.where(negative, index, bins))
-    chosen = negative & (rank < num_negatives // bins)
-    chosen = chosen | take(fill_noise, negative & ~chosen, num_negatives - chosen.sum(-1))
-    return chosen.to(iou.dtype)
+    of_bin = negative[..., None, :] & (index[..., None, :] == torch.arange(bins, device=iou.device)[:, None])
+    chosen = take(noise[..., None, :].expand(of_bin.shape), of_bin, num_negatives // bins).any(-2)
+    return take(fill_noise.masked_fill(chosen, torch.inf), negative, num_negatives).to(iou.dtype)
 
 
 @checked

@@ -47,6 +47,21 @@ def test_maxima_are_those_of_the_matrix(at_once: int, device: str, monkeypatch: 
     assert found.is_best.equal((iou == iou.amax(1, keepdim=True)).any(0))
 
 
+@pytest.mark.parametrize("few", [1, 3, 8])
+def test_ground_truths_that_lie_apart_meet_the_anchors_around_them_and_miss_nothing(
+    few: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of ground truths that coincide, and of anchors that one overlaps as much, the first counts, in whatever order they are taken."""
+    anchors, boxes = grid(device), torch.cat([objects(14, seed, device) for seed in (0, 1, 0)])
+    boxes[3] += 500
+    boxes[5, 2:] = boxes[5, :2]
+    expected = best_overlaps(anchors, boxes)
+    monkeypatch.setattr(matching, "PAIRS_AT_ONCE", 1)
+    monkeypatch.setattr(matching, "NEIGHBOURS", few)
+    for a, b in zip(best_overlaps(anchors, boxes), expected, strict=True):
+        assert a.equal(b)
+
+
 @pytest.mark.parametrize("at_once", [1, 300, 2**19])
 @pytest.mark.parametrize("keep_best", [True, False])
 @pytest.mark.parametrize(("positive", "negative"), [(0.5, 0.4), (0.7, 0.3), (0.5, 0.5)])
@@ -68,7 +83,9 @@ def test_every_object_that_overlaps_an_anchor_counts(device: str) -> None:
     assert (labels[best_overlaps(anchors, boxes).anchor] >= 0).all()
 
 
-def test_a_batch_is_a_loop_and_shares_its_anchors(device: str) -> None:
+@pytest.mark.parametrize("at_once", [1, 300, 2**19])
+def test_a_batch_is_a_loop_and_shares_its_anchors(at_once: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching, "PAIRS_AT_ONCE", at_once)
     anchors, boxes = grid(device), torch.stack([objects(6, seed, device) for seed in range(4)]).unflatten(0, (2, 2))
     valid = torch.rand(2, 2, 6, generator=torch.Generator().manual_seed(0)).to(device) < 0.7
     shared = match(anchors, boxes, valid)
