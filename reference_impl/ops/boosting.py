@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 from reference_impl.ops.checked import checked
 from reference_impl.ops.numerics import safe_divide, widen
 
-__all__ = ["boosted_score", "boosted_stumps", "rejection_threshold"]
+__all__ = ["boosted_score", "boosted_stumps", "rejection_threshold", "responses"]
 
 # How far from 1 an edge counts at least, so that a stump without error has a weight; and what is no difference, but rounding.
 PERFECT, ROUNDING = 1e-6, 1e-9
@@ -61,7 +61,7 @@ def boosted_stumps(
         index = (edge.abs() >= best - ROUNDING).to(torch.uint8).argmax(-1, keepdim=True)
         feature, cut = index // (rows + 1), middle.gather(-1, index)
         weight = edge.gather(-1, index).clamp(PERFECT - 1, 1 - PERFECT).atanh()
-        response = _responses(x, feature, cut).squeeze(-1)
+        response = responses(x, feature, cut).squeeze(-1)
         share = share * (-weight * sign * response).exp()
         share = safe_divide(share, share.sum(-1, keepdim=True))
         found.append((feature, cut, weight.to(x.dtype)))
@@ -91,11 +91,13 @@ def boosted_score(
     Returns:
         $R$ of each box; it may be negative.
     """
-    return (widen(weight)[..., None, :] * _responses(widen(features), feature, widen(threshold))).sum(-1)
+    return (widen(weight)[..., None, :] * responses(widen(features), feature, widen(threshold))).sum(-1)
 
 
-def _responses(features: Tensor, feature: Tensor, threshold: Tensor) -> Tensor:
-    """1 where a feature is above its cut and -1 elsewhere, `[*batch n k]`."""
+def responses(
+    features: Float[Tensor, "*batch n c"], feature: Int[Tensor, "*batch k"], threshold: Float[Tensor, "*batch k"]
+) -> Float[Tensor, "*batch n k"]:
+    """What each weak classifier says of each box: 1 where the feature is above its cut, and -1 elsewhere."""
     index = feature.clamp(max=features.shape[-1] - 1)[..., None, :].expand(*features.shape[:-1], feature.shape[-1])
     above = features.gather(-1, index) > threshold[..., None, :]
     return torch.where(above, 1.0, -1.0).to(features.dtype)
