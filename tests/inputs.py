@@ -19,7 +19,7 @@ from tools.golden import parameters, tensor_annotation
 
 CATALOG = load()
 
-SIZES = {"n": 6, "m": 3, "k": 3, "c": 3, "g": 2, "bins": 10}
+SIZES = {"n": 6, "m": 3, "k": 3, "c": 3, "g": 2, "h": 20, "w": 24, "bins": 10}
 NEVER_EMPTY = {"c", "bins"}
 BOXES = {"a", "anchors", "b", "boxes", "pred", "proposals", "reference", "target"}
 ROLES = {"negative": 0, "positive": 1}

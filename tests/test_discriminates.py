@@ -10,9 +10,10 @@ from torch import Tensor
 
 from tests.inputs import CATALOG
 from tools.catalog import ROOT
-from tools.golden import Case, compare, own_name, resolve
+from tools.golden import Case, cases, compare, own_name, resolve
 
 MISTAKES = [(id, mistake) for id, method in CATALOG.implemented.items() for mistake in method.mistakes]
+MISTAKES += [(f"ops.{name}", mistake) for name, mistakes in CATALOG.ops_mistakes.items() for mistake in mistakes]
 
 
 def broken(id: str, replace: str, by: str) -> ModuleType:
@@ -24,11 +25,16 @@ def broken(id: str, replace: str, by: str) -> ModuleType:
     return module
 
 
+def cases_of(id: str) -> list[Case]:
+    """The golden cases of a method, or of a module of shared parts."""
+    return [case for case in cases(CATALOG) if case.id == id or case.id.startswith(f"{id}.")]
+
+
 def all_agree(id: str, function_of: Callable[[str], Any]) -> bool:
     exports = import_module(f"reference_impl.{id}").__all__
-    for golden in CATALOG.implemented[id].golden:
+    for case in cases_of(id):
         try:
-            found = compare(CATALOG, Case(id, golden), function=function_of(golden.call or own_name(id.split(".")[1], exports)))
+            found = compare(CATALOG, case, function=function_of(case.golden.call or own_name(case.id.split(".")[-1], exports)))
         except (ValueError, TypeError, RuntimeError, IndexError):
             return False
         if not all(comparison.agrees for comparison in found):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from tools.records import Fixture, Fixtures, Golden, Imbalance, ImbalanceType, Method, Ops, Paper, Taxonomy
+from tools.records import Fixture, Fixtures, Golden, Imbalance, ImbalanceType, Method, Mistake, Ops, Paper, Taxonomy
 from tools.strict_yaml import Document, Problem, looks_like_a_number
 
 R = TypeVar("R", bound=BaseModel)
@@ -28,6 +28,7 @@ class Catalog:
     taxonomy: Taxonomy | None = None
     fixtures: dict[str, Fixture] = field(default_factory=dict)
     ops: dict[str, list[Golden]] = field(default_factory=dict)
+    ops_mistakes: dict[str, list[Mistake]] = field(default_factory=dict)
     papers: dict[str, Paper] = field(default_factory=dict)
     documents: dict[str, Document] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
@@ -72,6 +73,7 @@ def load(root: Path = ROOT) -> Catalog:
     ops = _read(catalog, folder / "ops.yaml", Ops)
     catalog.fixtures = fixtures.fixtures if fixtures else {}
     catalog.ops = ops.functions if ops else {}
+    catalog.ops_mistakes = ops.mistakes if ops else {}
     for path in sorted((folder / "papers").glob("*")):
         if path.suffix != ".yaml":
             name = path.relative_to(root).as_posix()

@@ -19,7 +19,7 @@ from torch import nn
 from tools.assemble import assemble
 from tools.catalog import Catalog
 from tools.golden import Case, compare, count_parameters, own_name, tensor_annotation
-from tools.records import Golden, Kind, Method, Size
+from tools.records import Golden, Kind, Method, Mistake, Size
 from tools.strict_yaml import Document, Problem
 from tools.strict_yaml import Path as Field
 from tools.tex import INLINE, TexError, to_mathml
@@ -143,6 +143,9 @@ def _implementations(catalog: Catalog) -> Iterator[Problem]:
         assert document_of_ops
         for i, golden in enumerate(goldens):
             yield from _golden(catalog, document_of_ops, ("functions", name, i), Case(f"ops.{name}", golden))
+    for name, mistakes in catalog.ops_mistakes.items():
+        assert document_of_ops
+        yield from _mistakes(catalog, document_of_ops, ("mistakes", name), f"ops.{name}", mistakes)
 
 
 def _implementation(catalog: Catalog, document: Document, path: Field, id: str, method: Method) -> Iterator[Problem]:
@@ -175,9 +178,7 @@ def _implementation(catalog: Catalog, document: Document, path: Field, id: str, 
         yield document.problem(path, "an implemented method has at least one golden case")
     if len(method.mistakes) < 2:
         yield document.problem(path, "an implemented method names at least two mistakes that its golden cases catch")
-    for i, mistake in enumerate(method.mistakes):
-        if mistake.replace not in file.read_text("utf-8"):
-            yield document.problem((*path, "mistakes", i, "replace"), f"reference_impl/{kind}/{name}.py has no such text")
+    yield from _mistakes(catalog, document, (*path, "mistakes"), id, method.mistakes)
     for i, golden in enumerate(method.golden):
         if golden.call and golden.call not in module.__all__:
             yield document.problem((*path, "golden", i, "call"), f"{name}.py does not export `{golden.call}`")
@@ -187,6 +188,15 @@ def _implementation(catalog: Catalog, document: Document, path: Field, id: str, 
         yield from _size(document, (*path, "sizes", i), id, size)
     if method.pyramid:
         yield from _pyramid(catalog, document, (*path, "pyramid"), id)
+
+
+def _mistakes(catalog: Catalog, document: Document, path: Field, id: str, mistakes: list[Mistake]) -> Iterator[Problem]:
+    name = f"reference_impl/{id.replace('.', '/')}.py"
+    file = catalog.root / name
+    text = file.read_text("utf-8") if file.exists() else ""
+    for i, mistake in enumerate(mistakes):
+        if mistake.replace not in text:
+            yield document.problem((*path, i, "replace"), f"{name} has no such text")
 
 
 def _pyramid(catalog: Catalog, document: Document, path: Field, id: str) -> Iterator[Problem]:

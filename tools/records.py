@@ -233,9 +233,10 @@ class Fixture(Record):
 
 
 class Ops(Record):
-    """Golden cases of shared parts, by `module.function` of `reference_impl.ops`."""
+    """Golden cases of shared parts, by `module.function` of `reference_impl.ops`, and mistakes that they catch, by module."""
 
     functions: dict[Annotated[str, StringConstraints(pattern=r"^[a-z_]+\.[a-z_]+$")], list[Golden]]
+    mistakes: dict[Name, list[Mistake]] = {}
 
 
 class Fixtures(Record):

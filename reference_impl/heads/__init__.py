@@ -3,6 +3,7 @@
 from reference_impl.heads.adaptive_feature_pooling import AdaptiveFeaturePooling
 from reference_impl.heads.anchor_refinement import AnchorRefinementModule, anchor_refinement
 from reference_impl.heads.attractionet import AttractioNet, in_out_boxes, in_out_loss, in_out_targets, multi_threshold_nms
+from reference_impl.heads.boosted_cascade import BoostedCascade, average_overlapping, boosted_stage, rectangle_features
 from reference_impl.heads.cascade_rcnn import CascadeRCNN, cascade_detections, cascade_loss, cascade_scores, sample_rois, stage_targets
 from reference_impl.heads.class_adaptive_threshold import class_adaptive_threshold
 from reference_impl.heads.fad import FAD, FADTower, RepresentationSharing, fad_genotype
@@ -48,9 +49,6 @@ from reference_impl.heads.saf_rcnn import SAFRCNN, gated_scores, saf_rcnn_loss, 
 from reference_impl.heads.scale_dependent_pooling import (
     CascadedRejection,
     ScaleDependentPooling,
-    boosted_score,
-    boosted_stumps,
-    rejection_threshold,
     scale_branch,
     scale_dependent_detections,
     scale_dependent_loss,
@@ -82,6 +80,7 @@ __all__ = [
     "AdaptiveFeaturePooling",
     "AnchorRefinementModule",
     "AttractioNet",
+    "BoostedCascade",
     "CalibrationHead",
     "CascadeRCNN",
     "CascadedRejection",
@@ -107,9 +106,9 @@ __all__ = [
     "agglomerative_clusters",
     "anchor_refinement",
     "assign_to_branches",
+    "average_overlapping",
     "bilevel_sampling",
-    "boosted_score",
-    "boosted_stumps",
+    "boosted_stage",
     "box_voting",
     "branch_loss",
     "bucket_targets",
@@ -153,7 +152,7 @@ __all__ = [
     "pairwise_ranking_loss",
     "prior_bias",
     "prior_code",
-    "rejection_threshold",
+    "rectangle_features",
     "residual_objectness",
     "residual_objectness_loss",
     "restricted_tanh",

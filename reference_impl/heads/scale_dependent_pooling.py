@@ -5,29 +5,25 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import pad, smooth_l1_loss
+from torch.nn.functional import smooth_l1_loss
 
+from reference_impl.ops.boosting import boosted_score, boosted_stumps, rejection_threshold
 from reference_impl.ops.boxes import box_size, decode_deltas
 from reference_impl.ops.checked import checked
 from reference_impl.ops.levels import check_levels
 from reference_impl.ops.nms import nms
-from reference_impl.ops.numerics import safe_divide, widen
+from reference_impl.ops.numerics import widen
 from reference_impl.ops.roi_align import roi_align
 
 __all__ = [
     "CascadedRejection",
     "ScaleDependentPooling",
-    "boosted_score",
-    "boosted_stumps",
-    "rejection_threshold",
     "scale_branch",
     "scale_dependent_detections",
     "scale_dependent_loss",
 ]
 
 BRANCHES = 3
-# How far from 1 an edge counts at least, so that a stump without error has a weight; and what is no difference, but rounding.
-PERFECT, ROUNDING = 1e-6, 1e-9
 
 
 @checked
@@ -46,125 +42,6 @@ def scale_branch(boxes: Float[Tensor, "*batch n 4"], *, small: float = 64.0, lar
     """
     height = box_size(widen(boxes))[..., 1]
     return (height > small).long() + (height > large).long()
-
-
-@checked
-def boosted_stumps(
-    features: Float[Tensor, "*batch n c"],
-    positive: Bool[Tensor, "*batch n"],
-    valid: Bool[Tensor, "*batch n"] | None = None,
-    *,
-    k: int = 50,
-) -> tuple[Int[Tensor, "*batch k"], Float[Tensor, "*batch k"], Float[Tensor, "*batch k"]]:
-    r"""Trains one rejection classifier by AdaBoost: features of a layer, one at a time and cut in two, that tell objects from background.
-
-    $$ (j_t, \theta_t) = \arg\max_{j, \theta} |r(j, \theta)|, \qquad r(j, \theta) = \sum_i D_i\, y_i\, h_i, \qquad
-    w_t = \tfrac{1}{2} \ln \frac{1 + r}{1 - r}, \qquad D_i \leftarrow D_i\, e^{-w_t y_i h_i} / Z $$
-
-    $h_i$ is 1 where $x_{ij} > \theta$ and -1 elsewhere, $y_i$ is 1 for an object and -1 for background. At the start objects and background
-    have half of the weight $D$ each, however few the objects are. A cut lies halfway between two values; the earlier feature and the lower
-    cut win a tie. No gradient passes through.
-
-    Args:
-        features: $x$ of each proposal, pooled from one layer, in a row.
-        positive: the proposals that stand for an object.
-        valid: the proposals to train on: those of one range of heights that the classifiers of earlier layers have let through. By default
-            all.
-        k: number $T$ of weak classifiers.
-
-    Returns:
-        Feature $j_t$ and cut $\theta_t$ of each stump, and its weight $w_t$, which is negative where low values speak for an object, and 0
-        where nothing can be told apart.
-    """
-    x, rows = widen(features.detach()), features.shape[-2]
-    valid = torch.ones_like(positive) if valid is None else valid
-    sign = torch.where(positive, 1.0, -1.0).double()
-    objects, background = (valid & positive).double(), (valid & ~positive).double()
-    share = safe_divide(objects, objects.sum(-1, keepdim=True)) + safe_divide(background, background.sum(-1, keepdim=True))
-    share = safe_divide(share, share.sum(-1, keepdim=True))
-
-    ordered, order = pad(x.mT.masked_fill(~valid[..., None, :], torch.inf), (0, 1), value=torch.inf).sort(-1)
-    cuts = (ordered[..., :-1] < ordered[..., 1:]) & ordered[..., 1:].isfinite()
-    middle = pad((ordered[..., :-1] + (ordered[..., 1:] - ordered[..., :-1]) / 2).masked_fill(~cuts, 0), (0, 1)).flatten(-2)
-
-    found = []
-    for _ in range(k):
-        signed = pad(share * sign, (0, 1))[..., None, :].expand(order.shape).gather(-1, order)
-        below = signed.cumsum(-1)[..., :rows]
-        edge = pad((signed.sum(-1, keepdim=True) - 2 * below).masked_fill(~cuts, 0), (0, 1)).flatten(-2)
-        best = edge.abs().amax(-1, keepdim=True)
-        index = (edge.abs() >= best - ROUNDING).to(torch.uint8).argmax(-1, keepdim=True)
-        feature, cut = index // (rows + 1), middle.gather(-1, index)
-        weight = edge.gather(-1, index).clamp(PERFECT - 1, 1 - PERFECT).atanh()
-        response = _responses(x, feature, cut).squeeze(-1)
-        share = share * (-weight * sign * response).exp()
-        share = safe_divide(share, share.sum(-1, keepdim=True))
-        found.append((feature, cut, weight.to(x.dtype)))
-    features_of, cuts_of, weights_of = (torch.cat(values, -1) for values in zip(*found, strict=True))
-    return features_of, cuts_of, weights_of
-
-
-@checked
-def boosted_score(
-    features: Float[Tensor, "*batch n c"],
-    feature: Int[Tensor, "*batch k"],
-    threshold: Float[Tensor, "*batch k"],
-    weight: Float[Tensor, "*batch k"],
-) -> Float[Tensor, "*batch n"]:
-    r"""Sums what the weak classifiers of one rejection classifier say of each proposal.
-
-    $$ R(x) = \sum_{t=1}^T w_t\, h_t(x), \qquad h_t(x) = \begin{cases} 1 & x_{j_t} > \theta_t \\ -1 & \text{otherwise} \end{cases} $$
-
-    It reads $T$ numbers of a proposal's features, however many there are.
-
-    Args:
-        features: $x$ of each proposal.
-        feature: $j_t$, from 0.
-        threshold: $\theta_t$.
-        weight: $w_t$, of either sign.
-
-    Returns:
-        $R$ of each proposal; it may be negative.
-    """
-    return (widen(weight)[..., None, :] * _responses(widen(features), feature, widen(threshold))).sum(-1)
-
-
-def _responses(features: Tensor, feature: Tensor, threshold: Tensor) -> Tensor:
-    """1 where a feature is above its cut and -1 elsewhere, `[*batch n k]`."""
-    index = feature.clamp(max=features.shape[-1] - 1)[..., None, :].expand(*features.shape[:-1], feature.shape[-1])
-    above = features.gather(-1, index) > threshold[..., None, :]
-    return torch.where(above, 1.0, -1.0).to(features.dtype)
-
-
-@checked
-def rejection_threshold(
-    score: Float[Tensor, "*batch n"],
-    positive: Bool[Tensor, "*batch n"],
-    valid: Bool[Tensor, "*batch n"] | None = None,
-    *,
-    recall: float = 0.995,
-) -> Float[Tensor, "*batch"]:
-    r"""The highest bar that still lets the wanted share of the objects pass; a proposal below it is never seen again.
-
-    $$ \theta = \max \{ \tau : |\{i \in \mathcal{P} : R_i \ge \tau\}| \ge \rho\, |\mathcal{P}| \} $$
-
-    No gradient passes through.
-
-    Args:
-        score: $R$ of each proposal.
-        positive: $\mathcal{P}$, the proposals that stand for an object.
-        valid: the proposals that count; by default all.
-        recall: $\rho$.
-
-    Returns:
-        $\theta$; without a single object the lowest number that there is, so that nothing is rejected. It may be negative.
-    """
-    score = widen(score.detach())
-    objects = positive if valid is None else positive & valid
-    lowest = torch.finfo(score.dtype).min
-    ordered = pad(score.masked_fill(~objects, lowest), (0, 1), value=lowest).sort(-1, descending=True).values
-    kept = (recall * objects.sum(-1, keepdim=True).double() - ROUNDING).ceil().clamp(min=1).minimum(objects.sum(-1, keepdim=True))
-    return ordered.gather(-1, (kept.long() - 1).clamp(min=0)).squeeze(-1)
 
 
 @checked
