@@ -21,7 +21,7 @@ CATALOG = load()
 
 SIZES = {"n": 6, "m": 3, "k": 3, "c": 3, "g": 2, "h": 20, "w": 24, "bins": 10}
 NEVER_EMPTY = {"c", "bins"}
-BOXES = {"a", "anchors", "b", "boxes", "pred", "proposals", "reference", "target"}
+BOXES = {"a", "anchors", "b", "boxes", "pred", "proposals", "reference", "target", "windows"}
 ROLES = {"negative": 0, "positive": 1}
 
 # By name: values that a training step may meet and that must not break anything. Lists are as long as each other so that they combine.

@@ -42,6 +42,7 @@ from reference_impl.heads.ms_cnn import (
 from reference_impl.heads.multi_region_cnn import MultiRegionCNN, box_voting, multi_region_loss, multi_regions
 from reference_impl.heads.objectness_module import ObjectnessModule, objectness_module, without_easy_anchors
 from reference_impl.heads.optimal_bias import optimal_bias
+from reference_impl.heads.overfeat import OverFeat, merge_predictions, overfeat_loss, window_targets
 from reference_impl.heads.prior_bias import prior_bias
 from reference_impl.heads.residual_objectness import ResidualObjectnessHead, residual_objectness, residual_objectness_loss
 from reference_impl.heads.rfcn import RFCN
@@ -97,6 +98,7 @@ __all__ = [
     "MetaAnchor",
     "MultiRegionCNN",
     "ObjectnessModule",
+    "OverFeat",
     "RepresentationSharing",
     "ResidualObjectnessHead",
     "ScaleDependentPooling",
@@ -143,12 +145,14 @@ __all__ = [
     "iou_prediction_loss",
     "location_loss",
     "location_targets",
+    "merge_predictions",
     "merged_boxes",
     "multi_region_loss",
     "multi_regions",
     "multi_threshold_nms",
     "objectness_module",
     "optimal_bias",
+    "overfeat_loss",
     "pairwise_ranking_loss",
     "prior_bias",
     "prior_code",
@@ -170,5 +174,6 @@ __all__ = [
     "soft_iou_score",
     "stage_targets",
     "uniform_iou_boxes",
+    "window_targets",
     "without_easy_anchors",
 ]

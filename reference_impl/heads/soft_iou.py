@@ -10,6 +10,7 @@ from reference_impl.ops.boxes import box_center, box_iou, box_size
 from reference_impl.ops.checked import checked
 from reference_impl.ops.layout import per_anchor
 from reference_impl.ops.numerics import safe_divide, widen
+from reference_impl.ops.select import closest_pair
 
 __all__ = ["SoftIoU", "agglomerative_clusters", "em_merger", "merged_boxes", "soft_iou_loss", "soft_iou_score"]
 
@@ -114,21 +115,19 @@ def agglomerative_clusters(
     active = torch.ones_like(weight, dtype=torch.bool) if valid is None else valid
     n = weight.shape[-1]
     place = torch.arange(n, device=boxes.device)
-    later = place > place[:, None]
 
     def merge(center: Tensor, weight: Tensor, cluster: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         distance = (center[..., :, None, :] - center[..., None, :, :]).square().sum(-1)
-        distance = distance.masked_fill(~(active[..., :, None] & active[..., None, :] & later), torch.inf)
-        pair = distance.flatten(-2).argmin(-1, keepdim=True)
+        earlier, later, _ = closest_pair(distance, active)
         goes_on = active.sum(-1, keepdim=True) > count[..., None].clamp(min=1)
-        first, second = (place == pair // n) & goes_on, (place == pair % n) & goes_on
+        first, second = (place == earlier) & goes_on, (place == later) & goes_on
         both = (weight * (first | second))[..., None]
         middle = (both * center).sum(-2, keepdim=True) / both.sum(-2, keepdim=True).clamp(min=SMALLEST_WEIGHT)
-        joined = goes_on & (cluster == pair % n)
+        joined = goes_on & (cluster == later)
         return (
             torch.where(first[..., None], middle, center),
             torch.where(first, both.sum((-2, -1)).unsqueeze(-1), weight),
-            torch.where(joined, pair // n, cluster),
+            torch.where(joined, earlier, cluster),
             active & ~second,
         )
 

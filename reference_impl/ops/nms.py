@@ -1,6 +1,7 @@
 """Greedy non-maximum suppression, by any similarity of two boxes, and that of a detector: class by class."""
 
 from collections.abc import Callable
+from itertools import product
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,7 +16,7 @@ __all__ = ["nms", "nms_per_class"]
 
 Discards = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
-BLOCK = 512
+BLOCK = 256
 
 
 @checked
@@ -31,9 +32,9 @@ def nms(
 ) -> Bool[Tensor, "*batch n"]:
     """Keeps the box with the highest score, discards those too similar to it, and so on with what is left, `limit` times.
 
-    A discarded box discards none itself. Memory grows with n, not with its square. On the CPU blocks of boxes follow each other, best
-    first, until enough are kept. On a device each round keeps one box, in a pass over all of them; the host never waits, so the rounds go
-    on when no box is left. Compiled, the rounds are one loop in the graph, which ends with the last box because it does look.
+    A discarded box discards none itself. Memory grows with n, not with its square. On the CPU blocks of an image's boxes follow each other,
+    best first, until enough are kept. On a device each round keeps one box, in a pass over all of them; the host never waits, so the rounds
+    go on when no box is left. Compiled, the rounds are one loop in the graph, which ends with the last box because it does look.
 
     Args:
         boxes: absolute `(x1, y1, x2, y2)`.
@@ -56,36 +57,38 @@ def nms(
     def discards(box: Tensor, its_group: Tensor, other: Tensor, other_group: Tensor) -> Tensor:
         return (similarity(box, other) > threshold) & (its_group == other_group)
 
-    if valid.device.type == "cpu" and not torch.compiler.is_compiling():
-        order = descending_order(scores, valid)
-        in_order = boxes.gather(-2, order[..., None].expand(*order.shape, 4)), valid.gather(-1, order), group.gather(-1, order)
-        return valid.scatter(-1, order, _by_blocks(*in_order, limit, discards))
-    return _by_rounds(boxes, valid, group, descending_rank(scores), limit, discards)
-
-
-def _by_blocks(boxes: Tensor, valid: Tensor, group: Tensor, limit: int, discards: Discards) -> Tensor:
-    """Of boxes in order: a block is compared with what is kept of those before, and then with itself."""
+    if valid.device.type != "cpu" or torch.compiler.is_compiling():
+        return _by_rounds(boxes, valid, group, descending_rank(scores), limit, discards)
     kept = torch.zeros_like(valid)
-    for start in range(0, valid.shape[-1], BLOCK):
-        block = slice(start, start + BLOCK)
-        number = kept.sum(-1)
-        if (number >= limit).all() or not valid[..., block].any():
+    for image in product(*map(range, valid.shape[:-1])):
+        order = descending_order(scores[image], valid[image])[: int(valid[image].sum())]
+        kept[image][_by_blocks(boxes[image], group[image], order, limit, discards)] = True
+    return kept
+
+
+def _by_blocks(boxes: Tensor, group: Tensor, order: Tensor, limit: int, discards: Discards) -> Tensor:
+    """Which boxes of one image are kept: what those kept before do not discard of a block is compared with itself."""
+
+    def table(some: Tensor, others: Tensor) -> Tensor:
+        return discards(boxes[some, None], group[some, None], boxes[others], group[others])
+
+    kept = order[:0]
+    for start in range(0, len(order), BLOCK):
+        if len(kept) >= limit:
             break
-        before = kept.to(torch.uint8).argsort(-1, descending=True)[..., : int(number.max())]
-        theirs = boxes.gather(-2, before[..., None].expand(*before.shape, 4))[..., :, None, :], group.gather(-1, before)[..., :, None]
-        ours = boxes[..., None, block, :], group[..., None, block]
-        discarded = (discards(*theirs, *ours) & kept.gather(-1, before)[..., :, None]).any(-2)
-        among = discards(boxes[..., block, None, :], group[..., block, None], *ours).triu(1)
-        kept[..., block] = _undiscarded(valid[..., block] & ~discarded, among)
-    return kept & (kept.cumsum(-1) <= limit)
+        block = order[start : start + BLOCK]
+        left = block[~table(kept, block).any(0)]
+        kept = torch.cat((kept, left[_undiscarded(table(left, left).triu(1))]))
+    return kept[:limit]
 
 
-def _undiscarded(left: Tensor, discards: Tensor) -> Tensor:
-    """The boxes of `left` that none before them of the same kind discards: guesses, each right for one box more, until nothing changes."""
-    kept, guess = left, torch.zeros_like(left)
+def _undiscarded(discards: Tensor) -> Tensor:
+    """The boxes that none before them of the same kind discards: guesses, each right for one box more, until nothing changes."""
+    kept = discards.new_ones(len(discards))
+    guess = ~kept
     while not kept.equal(guess):
         guess = kept
-        kept = left & ~(discards & guess[..., :, None]).any(-2)
+        kept = ~(discards & guess[:, None]).any(0)
     return kept
 
 

@@ -1,4 +1,4 @@
-"""Hard selection: which boxes of a set stay in a batch."""
+"""Hard selection: which boxes of a set stay in a batch, and which two of them are nearest."""
 
 import torch
 from jaxtyping import Bool, Float, Int, Num
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from reference_impl.ops.ranks import descending_order
 
-__all__ = ["first", "take"]
+__all__ = ["closest_pair", "first", "take"]
 
 
 def take(score: Float[Tensor, "*batch n"], among: Bool[Tensor, "*batch n"], count: int | Num[Tensor, "*batch"]) -> Bool[Tensor, "*batch n"]:
@@ -26,3 +26,23 @@ def take(score: Float[Tensor, "*batch n"], among: Bool[Tensor, "*batch n"], coun
 def first(among: Bool[Tensor, "*batch n"], count: int | Int[Tensor, "*batch 1"]) -> Bool[Tensor, "*batch n"]:
     """The `count` first boxes of `among`, one number for all or one for each set."""
     return among & (among.cumsum(-1) <= count)
+
+
+def closest_pair(
+    distance: Float[Tensor, "*batch n n"], among: Bool[Tensor, "*batch n"]
+) -> tuple[Int[Tensor, "*batch 1"], Int[Tensor, "*batch 1"], Float[Tensor, "*batch 1"]]:
+    """The two boxes of `among` with the smallest distance; the earlier pair wins a tie, by its first box and then by its second.
+
+    Args:
+        distance: of all pairs; only what is above the diagonal counts.
+        among: the candidates.
+
+    Returns:
+        Index of the earlier one, of the later one, and their distance, infinite without two candidates. There has to be a box.
+    """
+    n = among.shape[-1]
+    place = torch.arange(n, device=among.device)
+    pairs = among[..., :, None] & among[..., None, :] & (place > place[:, None])
+    flat = distance.masked_fill(~pairs, torch.inf).flatten(-2)
+    index = flat.argmin(-1, keepdim=True)
+    return index // n, index % n, flat.gather(-1, index)

@@ -1,6 +1,8 @@
 """Soft-NMS: Bodla, Singh, Chellappa and Davis, ICCV 2017. A box too similar to a better one loses some of its score, not its place."""
 
 from collections.abc import Callable
+from functools import partial
+from itertools import product
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -40,8 +42,8 @@ def soft_nms(
     that overlaps a kept box.
 
     The similarities of all pairs are computed once where there are at most 2^24 of them, and otherwise those of each kept box in its turn.
-    Off the CPU the host never waits for the device, so there the rounds go on when no box is left, up to the smaller of n and `limit`;
-    compiled, the rounds are one loop in the graph, which ends when all is settled.
+    The CPU takes one image after the other. Off the CPU the host never waits for the device, so there the rounds go on when no box is left,
+    up to the smaller of n and `limit`; compiled, the rounds are one loop in the graph, which ends when all is settled.
 
     Args:
         boxes: absolute `(x1, y1, x2, y2)`.
@@ -56,7 +58,7 @@ def soft_nms(
     Returns:
         The lowered score of each box that is kept, and 0 for every other. It has no gradient.
     """
-    return _decay(boxes, scores, valid, group, lambda iou: (iou.square() / -sigma).exp(), similarity, lowest_score, limit)
+    return _decay(boxes, scores, valid, group, lambda iou: iou.square().div_(-sigma).exp_(), similarity, lowest_score, limit)
 
 
 @checked
@@ -101,42 +103,63 @@ def _decay(
     lowest_score: float,
     limit: int,
 ) -> Tensor:
-    """The state is one number a box: its score while it is left, the negative of it once the box is kept, and so settled."""
-    boxes, state = boxes.detach(), widen(scores.detach())
-    state = state.clone() if valid is None else state.masked_fill(~valid, 0)
-    lowest = max(lowest_score, torch.finfo(state.dtype).tiny)
+    boxes, scores = boxes.detach(), widen(scores.detach())
+    scores = scores.clone() if valid is None else scores.masked_fill(~valid, 0)
+    lowest = max(lowest_score, torch.finfo(scores.dtype).tiny)
 
-    n = state.shape[-1]
-    if state.numel() == 0:
-        return state
-    place = torch.arange(n, device=state.device)
-
-    def factors(index: Tensor) -> Tensor:
-        """What a box at `index`, `[*batch k]`, does to each score: -1 for its own."""
-        best = boxes.gather(-2, index[..., None].expand(*index.shape, 4))
-        factor = weight(similarity(best[..., None, :], boxes[..., None, :, :]))
+    def effects(index: Tensor, boxes: Tensor = boxes, group: Tensor | None = group) -> Tensor:
+        """What each box at `index`, `[*batch k]`, does to each score, `[*batch k n]`: a factor, -1 for its own."""
+        chosen = boxes.gather(-2, index[..., None].expand(*index.shape, 4))
+        factor = weight(similarity(chosen[..., None, :], boxes[..., None, :, :]))
         if group is not None:
             factor = factor.where(group.gather(-1, index)[..., None] == group[..., None, :], 1)
-        return factor.masked_fill(index[..., None] == place, -1)
+        return factor.scatter_(-1, index[..., None], -1)
 
-    table = None if torch.compiler.is_compiling() or state.numel() * n > TABLE else factors(place.expand(state.shape)).flatten(0, -2)
-    start = n * torch.arange(state.numel() // max(n, 1), device=state.device).view(*state.shape[:-1], 1)
+    if scores.numel() == 0:
+        return scores
+    if scores.device.type != "cpu" or torch.compiler.is_compiling():
+        return _by_rounds(scores, effects, lowest, limit)
+    for image in product(*map(range, scores.shape[:-1])):
+        own = partial(effects, boxes=boxes[image], group=None if group is None else group[image])
+        scores[image] = _one_by_one(scores[image], own, lowest, limit)
+    return scores
+
+
+def _one_by_one(scores: Tensor, effects: Function, lowest: float, limit: int) -> Tensor:
+    """Of one image, `[n]`, where reading a number costs nothing. What is left is overwritten: a kept box counts less than nothing."""
+    kept, place = torch.zeros_like(scores), torch.arange(len(scores))
+    rows = effects(place).unbind() if len(scores) ** 2 <= TABLE else None
+    lowest = scores.new_tensor(lowest).item()
+    for _ in range(limit):
+        best = int(scores.argmax())
+        score = float(scores[best])
+        if score < lowest:
+            break
+        kept[best] = score
+        scores.mul_(rows[best] if rows else effects(place[best : best + 1])[0])
+    return kept
+
+
+def _by_rounds(scores: Tensor, effects: Function, lowest: float, limit: int) -> Tensor:
+    """Of all images at once. The state is one number a box: its score while it is left, the negative of it once the box is kept."""
+    n = scores.shape[-1]
+    compiling = torch.compiler.is_compiling()
+    table = None if compiling or scores.numel() * n > TABLE else effects(torch.arange(n, device=scores.device).expand(scores.shape))
 
     def keep_one(state: Tensor) -> tuple[Tensor]:
         index = state.argmax(-1, keepdim=True)
-        factor = factors(index).squeeze(-2) if table is None else table.index_select(0, (index + start).flatten()).view(state.shape)
-        return (torch.minimum(state, state * factor),)
+        factor = effects(index) if table is None else table.gather(-2, index[..., None].expand(*index.shape, n))
+        return (torch.minimum(state, state * factor.squeeze(-2)),)
 
     def goes_on(state: Tensor) -> Tensor:
         highest = state.amax(-1, keepdim=True)
         return ((highest >= lowest) & ((-state >= highest).sum(-1, keepdim=True) < limit)).any()
 
-    if torch.compiler.is_compiling():
+    state = scores
+    if compiling:
         (state,) = while_loop(goes_on, keep_one, (state,))  # type: ignore[no-untyped-call]
     else:
-        for done in range(min(limit, n)):
-            if done % 8 == 0 and state.device.type == "cpu" and not goes_on(state):
-                break
+        for _ in range(min(limit, n)):
             (state,) = keep_one(state)
     kept = (-state).clamp(min=0)
     return kept.masked_fill((kept < lowest) | (descending_rank(kept) >= limit), 0)

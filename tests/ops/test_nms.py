@@ -32,7 +32,7 @@ def one_after_the_other(boxes: Tensor, scores: Tensor, valid: Tensor, group: Ten
 
 @pytest.mark.parametrize("n", [1, 2, 30, 120])
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.7])
-@pytest.mark.parametrize("block", [7, 512])
+@pytest.mark.parametrize("block", [7, 256])
 def test_it_is_the_definition(n: int, threshold: float, block: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one block and in several."""
     monkeypatch.setattr("reference_impl.ops.nms.BLOCK", block)
@@ -81,7 +81,7 @@ def test_any_similarity_will_do(device: str) -> None:
     assert kept.tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize("block", [7, 512])
+@pytest.mark.parametrize("block", [7, 256])
 def test_a_batch_is_a_loop(block: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reference_impl.ops.nms.BLOCK", block)
     boxes, scores = (x.to(device) for x in boxes_in_a_window(2, 3, 40))

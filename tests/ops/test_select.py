@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reference_impl.ops.select import take
+from reference_impl.ops.select import closest_pair, take
 
 
 def sorted_and_cut(score: Tensor, among: Tensor, count: Tensor) -> Tensor:
@@ -68,3 +68,15 @@ def test_one_graph_for_all_sizes(count: int | Tensor, device: str) -> None:
     for n in (2, 9, 40):
         score, among = sets(device, 2, n=n)
         assert torch.equal(compiled(score, among, count), take(score, among, count))
+
+
+def test_the_closest_pair_is_the_first_of_the_smallest(device: str) -> None:
+    """With ties; and without two candidates none is close."""
+    draw = torch.Generator().manual_seed(0)
+    distance, among = torch.randint(0, 6, (30, 7, 7), generator=draw).double(), torch.rand(30, 7, generator=draw) < 0.5
+    found = [x.cpu() for x in closest_pair(distance.to(device), among.to(device))]
+    for i in range(30):
+        pairs = [(float(distance[i, a, b]), a, b) for b in range(7) for a in range(b) if among[i, a] and among[i, b]]
+        value, first, second = min(pairs, default=(torch.inf, None, None))
+        assert found[2][i].item() == value
+        assert not pairs or [found[0][i].item(), found[1][i].item()] == [first, second]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from reference_impl.ops.boxes import box_iou
 from reference_impl.ops.nms import nms
-from reference_impl.ops.soft_nms import linear_soft_nms, soft_nms
+from reference_impl.ops.soft_nms import _by_rounds, linear_soft_nms, soft_nms
 
 
 def boxes_in_a_window(*batch: int) -> tuple[Tensor, Tensor]:
@@ -55,6 +55,41 @@ def test_a_batch_is_a_loop(device: str) -> None:
     together = soft_nms(boxes, scores, limit=9)
     for i in range(3):
         torch.testing.assert_close(together[i], soft_nms(boxes[i], scores[i], limit=9))
+
+
+@pytest.mark.parametrize("table", [0, 2**24])
+def test_the_rounds_of_a_device_keep_what_the_cpu_keeps(table: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reference_impl.ops.soft_nms.TABLE", table)
+    boxes, scores = (x.to(device) for x in boxes_in_a_window(3, 40))
+    scores[1, 5:] = 0
+
+    def effects(index: Tensor) -> Tensor:
+        iou = box_iou(boxes.gather(-2, index[..., None].expand(*index.shape, 4))[..., None, :], boxes[..., None, :, :])
+        return (-iou.square() / 0.5).exp().scatter(-1, index[..., None], -1)
+
+    for limit in (1, 9, 60):
+        found = _by_rounds(scores, effects, 0.05, limit)
+        torch.testing.assert_close(found, soft_nms(boxes, scores, limit=limit, lowest_score=0.05))
+
+
+def test_compiled_it_gives_the_same(device: str) -> None:
+    boxes, scores = (x.to(device) for x in boxes_in_a_window(2, 20))
+    group = torch.arange(20, device=device).expand(2, 20) % 2
+    compiled = torch.compile(soft_nms, fullgraph=True, backend="aot_eager")
+    for limit in (3, 20):
+        torch.testing.assert_close(compiled(boxes, scores, None, group, limit=limit), soft_nms(boxes, scores, None, group, limit=limit))
+
+
+def test_a_score_that_is_the_lowest_is_kept(device: str) -> None:
+    """In single precision 0.7 is less than in double."""
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=device)
+    assert soft_nms(boxes, torch.tensor([0.7], device=device), limit=1, lowest_score=0.7).item() > 0
+
+
+def test_scores_are_not_overwritten(device: str) -> None:
+    boxes, scores = (x.to(device) for x in boxes_in_a_window(2, 20))
+    soft_nms(boxes, scores, limit=20)
+    assert scores._version == 0
 
 
 def test_of_no_boxes_none_are_kept(device: str) -> None:
