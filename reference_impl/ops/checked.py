@@ -30,32 +30,46 @@ def checked(function: F) -> F:
     signature = inspect.signature(function, eval_str=True)
     expected = {name: annotation for name, p in signature.parameters.items() if (annotation := _tensor(p.annotation))}
     alternatives = {name: get_args(signature.parameters[name].annotation) for name in expected}
-    names = list(signature.parameters)
-
     passed: set[Any] = set()
 
-    def check(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def check(seen: Any, given: dict[str, Any]) -> None:
         sizes: Sizes = {}
-        given = dict(zip(names, args, strict=False), **kwargs)
         for name, annotation in expected.items():
-            if name in given and type(given[name]) not in alternatives[name]:
+            if type(given[name]) not in alternatives[name]:
                 _check(function.__name__, name, given[name], annotation, sizes)
+        if len(passed) >= REMEMBERED:
+            passed.clear()
+        passed.add(seen)
 
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if not torch.compiler.is_compiling():
-            # What the check looks at: equal for arguments that pass or fail together.
-            seen = (*kwargs, *[(x.shape, x.dtype) if isinstance(x, Tensor) else type(x) for x in (*args, *kwargs.values())])
-            if seen not in passed:
-                check(args, kwargs)
-                if len(passed) >= REMEMBERED:
-                    passed.clear()
-                passed.add(seen)
-        return function(*args, **kwargs)
+    wrapper: F = _wrapper(function.__name__, signature, list(expected))(function, passed, check)
+    wrapper.__defaults__, wrapper.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
+    functools.update_wrapper(wrapper, function)
+    return wrapper
 
-    # torch.compile counts recompilations by code object, so each function has one of its own.
-    wrapper.__code__ = wrapper.__code__.replace(co_name=function.__name__)  # type: ignore[attr-defined]
-    return wrapper  # type: ignore[return-value]
+
+def _wrapper(name: str, signature: inspect.Signature, looked_at: list[str]) -> Callable[..., Any]:
+    """What makes a function that looks at some of its arguments, and passes all of them on.
+
+    It is written out for the signature, as `dataclasses` does: to collect the arguments of any signature takes three times as long, which
+    little input feels. And `torch.compile` counts recompilations by code object, so each function has one of its own.
+    """
+    parameters = [p.replace(annotation=p.empty, default=p.empty) for p in signature.parameters.values()]
+    head = signature.replace(parameters=parameters, return_annotation=signature.empty)
+    arguments = ", ".join(f"{p.name}={p.name}" if p.kind is p.KEYWORD_ONLY else p.name for p in parameters)
+    # What the check looks at: equal for arguments that pass or fail together.
+    seen = "".join(f"({x}.shape, {x}.dtype) if isinstance({x}, Tensor) else type({x}), " for x in looked_at)
+    source = f"""
+def make(_function, _passed, _check):
+    def {name}{head}:
+        if not torch.compiler.is_compiling() and (_seen := ({seen})) not in _passed:
+            _check(_seen, locals())
+        return _function({arguments})
+    return {name}
+"""
+    found: dict[str, Any] = {}
+    exec(compile(source, f"<checked {name}>", "exec"), globals(), found)
+    make: Callable[..., Any] = found["make"]
+    return make
 
 
 def _tensor(annotation: Any) -> Any:
@@ -64,7 +78,7 @@ def _tensor(annotation: Any) -> Any:
 
 
 def _check(function: str, name: str, value: Any, annotation: Any, sizes: Sizes) -> None:
-    expected = f"a {_KIND[annotation.dtype]} tensor of shape ({annotation.dim_str})"
+    expected = f"{_KIND[annotation.dtype]} tensor of shape ({annotation.dim_str})"
     if not isinstance(value, Tensor):
         raise TypeError(f"{function}: `{name}` is a {type(value).__name__}; expected {expected}")
     if not _IS_KIND[annotation.dtype](value.dtype):
@@ -105,7 +119,7 @@ def _broadcast(a: Any, b: Any) -> Any:
         return None
 
 
-_KIND = {Float: "floating-point", Bool: "bool", Int: "integer", Num: "numeric"}
+_KIND = {Float: "a floating-point", Bool: "a bool", Int: "an integer", Num: "a numeric"}
 _IS_KIND: dict[Any, Callable[[torch.dtype], bool]] = {
     Float: lambda dtype: dtype.is_floating_point,
     Bool: lambda dtype: dtype is torch.bool,

@@ -6,10 +6,12 @@ from torch.autograd.forward_ad import unpack_dual
 
 __all__ = ["safe_divide", "safe_log", "widen"]
 
+HALF = {torch.float16, torch.bfloat16}
+
 
 def widen(x: Tensor) -> Tensor:
     """`x` in float32 if it is in half precision, and unchanged otherwise."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x.dtype in HALF else x
 
 
 def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
