@@ -3,9 +3,11 @@
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
+from reference_impl.ops.boxes import box_iou
 from reference_impl.ops.checked import checked
-from reference_impl.ops.matching import BACKGROUND, best_overlaps
+from reference_impl.ops.matching import BACKGROUND
 from reference_impl.ops.numerics import widen
 from reference_impl.ops.order import kth_largest
 
@@ -39,9 +41,9 @@ def dynamic_label_assignment(
     Raises:
         ValueError: the shapes do not fit together.
     """
-    found = best_overlaps(proposals, boxes, present)
-    is_background = (found.iou < threshold) | (found.iou == 0)
-    return found.truth.masked_fill(is_background, BACKGROUND), found.iou
+    iou = box_iou(proposals.detach()[..., :, None, :], boxes.detach()[..., None, :, :])
+    highest, truth = pad(iou if present is None else torch.where(present[..., None, :], iou, 0), (0, 1)).max(-1)
+    return truth.masked_fill((highest < threshold) | (highest == 0), BACKGROUND), highest
 
 
 @checked

@@ -100,6 +100,7 @@ def optimal_lrp(
 
 def _error_and_parts(tp: Tensor, fp: Tensor, misfit: Tensor, count: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     fn = (count - tp).clamp(min=0)
-    tp, fp, fn = (x.to(misfit.dtype) for x in (tp, fp, fn))
-    error = safe_divide(misfit / (1 - tau) + fp + fn, tp + fp + fn)
-    return error, safe_divide(misfit, tp), safe_divide(fp, tp + fp), safe_divide(fn, tp + fn)
+    found = tp + fp
+    part = torch.stack((misfit / (1 - tau) + fp + fn, misfit, *(x.to(misfit.dtype) for x in (fp, fn))))
+    error, of_location, of_alarms, of_misses = safe_divide(part, torch.stack((found + fn, tp, found, tp + fn)).to(misfit.dtype)).unbind()
+    return error, of_location, of_alarms, of_misses

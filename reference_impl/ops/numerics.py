@@ -16,8 +16,7 @@ def widen(x: Tensor) -> Tensor:
 
 def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     """`numerator / denominator`, and 0 with gradient 0 where the denominator is 0."""
-    zero = denominator == 0
-    return torch.where(zero, 0, numerator) / torch.where(zero, 1, denominator)
+    return numerator / denominator.masked_fill(denominator == 0, torch.inf)
 
 
 def safe_log(x: Tensor) -> Tensor:

@@ -18,9 +18,10 @@ def take(score: Float[Tensor, "*batch n"], among: Bool[Tensor, "*batch n"], coun
         count: how many to take at most, one number for all or one for each set; with fewer candidates, all are taken.
     """
     order = descending_order(score, among)
+    if not isinstance(count, Tensor):
+        return among & torch.zeros_like(among).scatter(-1, order[..., : max(count, 0)], True)
     number = torch.arange(1, order.shape[-1] + 1, device=order.device)
-    limit = count[..., None] if isinstance(count, Tensor) else count
-    return among & among.scatter(-1, order, (number <= limit).expand_as(order))
+    return among & among.scatter(-1, order, (number <= count[..., None]).expand_as(order))
 
 
 def first(among: Bool[Tensor, "*batch n"], count: int | Int[Tensor, "*batch 1"]) -> Bool[Tensor, "*batch n"]:

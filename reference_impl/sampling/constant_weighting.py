@@ -36,4 +36,4 @@ def constant_weighting(
         One weight for each box, 0 for boxes that are neither.
     """
     nothing = torch.zeros_like(loss, dtype=widen(loss).dtype)
-    return nothing.masked_fill(negative, background_weight).masked_fill(positive, foreground_weight)
+    return nothing.masked_fill_(negative, background_weight).masked_fill_(positive, foreground_weight)

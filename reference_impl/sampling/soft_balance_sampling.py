@@ -33,8 +33,7 @@ def soft_balance_sampling(
     """
     shows = has_label.double()
     count = shows.sum(-2)
-    share = torch.where(count > 0, count.pow(1 - alpha), 0)
-    each = safe_divide(safe_divide(share, share.sum(-1, keepdim=True)), count)
-    balanced = (shows @ each[..., None]).squeeze(-1)
-    alike = torch.full_like(balanced, 1 / max(has_label.shape[-2], 1))
-    return torch.where(progress[..., None] < start, alike, balanced).to(widen(progress).dtype)
+    rarity = count.pow(-alpha).masked_fill_(count == 0, 0)
+    balanced = (shows @ rarity[..., None]).squeeze(-1)
+    balanced = safe_divide(balanced, balanced.sum(-1, keepdim=True))
+    return torch.where(progress[..., None] < start, 1 / max(has_label.shape[-2], 1), balanced).to(widen(progress).dtype)
