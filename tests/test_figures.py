@@ -134,6 +134,9 @@ def test_samplers_balance_what_they_say() -> None:
     overlaps = after["sampling.overlap_sampling"]["IoU bins of the negatives"]
     assert overlaps.after > overlaps.before + 0.5
     assert 1 < after["sampling.soft_balance_sampling"]["classes of the images"].after < 80
+    sure = after["sampling.unified_sample_weighting"]["foreground and background"]
+    assert sure.after < sure.before, "by its loss alone an easy box, which is background, weighs most"
+    assert set(after["sampling.hard_negative_cache"]) == {"IoU bins of the negatives"}
 
 
 def test_rules_of_scale_narrow_the_sizes() -> None:

@@ -18,6 +18,7 @@ from torch import nn
 
 from tools.assemble import assemble
 from tools.catalog import Catalog
+from tools.diagrams import drawn
 from tools.golden import Case, compare, count_parameters, own_name, tensor_annotation
 from tools.records import Golden, Kind, Method, Mistake, Size
 from tools.strict_yaml import Document, Problem
@@ -186,6 +187,11 @@ def _implementation(catalog: Catalog, document: Document, path: Field, id: str, 
             yield from _golden(catalog, document, (*path, "golden", i), Case(id, golden))
     for i, size in enumerate(method.sizes):
         yield from _size(document, (*path, "sizes", i), id, size)
+    for i, drawing in enumerate(method.drawings):
+        try:
+            drawn(id, drawing)
+        except Exception as error:
+            yield document.problem((*path, "drawings", i), f"`{drawing.call}` cannot be drawn: {error}")
     if method.pyramid:
         yield from _pyramid(catalog, document, (*path, "pyramid"), id)
 

@@ -8,26 +8,45 @@ from dataclasses import dataclass
 
 import torch
 from markupsafe import Markup, escape
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, cross_entropy
 
 from reference_impl.generation import (
+    ContextNetwork,
+    FeatureDiscriminator,
+    FeatureSuperResolution,
     OcclusionNetwork,
+    TargetExtractor,
     adversarial_dropout,
     adversarial_transformer,
+    background_contexts,
     blurred_mask,
     bounding_box_generator,
+    candidate_boxes,
+    context_frames,
+    context_guided_pasting,
     cut_paste,
+    drawn_places,
+    feature_discriminator_loss,
+    feature_generator_loss,
+    fitting_instances,
     hardest_window,
     instance_switching,
     iou_uniform,
+    pasting_candidates,
     random_shift,
     task_aware_synthesis,
 )
 from reference_impl.ops.boxes import box_iou
+from reference_impl.ops.roi_align import roi_align
 from tools.charts import scene
 
 HEIGHT, WIDTH = 48, 72
 CELLS = 7
+# Tight boxes of the two painted objects, and the colours in which boxes for each are drawn.
+BALL, HOUSE = [28.0, 14.0, 44.0, 30.0], [26.0, 14.0, 46.0, 34.0]
+STEPS, UNUSED = 100, -100
+COLOURS = [[1.0, 0.55, 0.1], [0.6, 0.1, 0.1]]
 
 
 @dataclass(frozen=True)
@@ -100,10 +119,8 @@ def _turned() -> list[Picture]:
 
 
 def _pasted() -> list[Picture]:
-    background, (first, first_mask), (second, second_mask) = _landscape(), _disc(), _house()
-    source, mask = torch.stack((first, second)), torch.stack((first_mask, second_mask))
-    around = torch.tensor([[28.0, 14.0, 44.0, 30.0], [26.0, 14.0, 46.0, 34.0]])
-    shift = random_shift(around, torch.tensor([float(WIDTH), float(HEIGHT)]))
+    background, (source, mask) = _landscape(), _objects()
+    shift = random_shift(torch.tensor([BALL, HOUSE]), torch.tensor([float(WIDTH), float(HEIGHT)]))
     found = [_picture(background, "the background")]
     for name, alpha in (("hard masks", mask.float()), ("masks with soft edges", blurred_mask(mask.float(), radius=1))):
         image, _, visible = cut_paste(background, source, mask, shift, alpha)
@@ -112,10 +129,9 @@ def _pasted() -> list[Picture]:
 
 
 def _switched() -> list[Picture]:
-    (first, first_mask), (second, second_mask) = _disc(), _house()
-    images = torch.stack((torch.where(first_mask, first, _landscape()), torch.where(second_mask, second, _landscape(0.7))))
-    boxes = torch.tensor([[28.0, 14.0, 44.0, 30.0], [26.0, 14.0, 46.0, 34.0]])
-    after = instance_switching(images, torch.stack((first_mask, second_mask)), boxes)
+    source, mask = _objects()
+    images = torch.where(mask[:, None], source, torch.stack((_landscape(), _landscape(0.7))))
+    after = instance_switching(images, mask, torch.tensor([BALL, HOUSE]))
     names = ["first image", "second image", "first image, with the other's object", "second image, with the other's object"]
     return [_picture(x, name) for x, name in zip((*images, *after), names, strict=True)]
 
@@ -133,23 +149,105 @@ def _synthesised() -> list[Picture]:
     return found
 
 
+def _pasted_by_context() -> list[Picture]:
+    """A network learns from scenes what surrounds a ball and a house, and says where in an empty landscape they may be pasted."""
+    images, boxes = _scenes(64)
+    size, mean = torch.tensor([float(WIDTH), float(HEIGHT)]), images.mean((0, 2, 3))[:, None, None]
+    shapes = torch.ones(1, 1, dtype=torch.int64), torch.tensor([[0.03, 0.1], [0.7, 1.4]])
+    network = ContextNetwork(2, width=8, size=16)
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.02)
+    for _ in range(STEPS):
+        pick = torch.randint(len(images), (12,))
+        candidates = candidate_boxes(size.expand(12, 2), *shapes, torch.rand(12, 2, 4))
+        asked = torch.cat((boxes[pick], candidates), 1)
+        logits = network(images[pick] - mean, asked, context_frames(asked, size.expand(12, 2)))
+        background = torch.where(background_contexts(boxes[pick], candidates), 2, UNUSED)
+        labels = torch.cat((torch.arange(2).expand(12, 2), background), 1)
+        optimiser.zero_grad()
+        cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=UNUSED).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+
+    empty, places = _landscape(phase=1.0), candidate_boxes(size, *shapes, torch.rand(60, 4))
+    logits = network((empty - mean)[None], places[None], context_frames(places, size)[None])[0]
+    label, score = pasting_candidates(logits, places, size)
+    index, target = fitting_instances(places, label, torch.tensor([BALL, HOUSE]), torch.arange(2), size)
+    used = drawn_places(score.where(index >= 0, 0))
+    source, mask = (x[index[used]] for x in _objects())
+    after, _ = context_guided_pasting(empty, source, mask, torch.tensor([BALL, HOUSE])[index[used]], target[used])
+    balls, houses = (int((label == c).sum()) for c in range(2))
+    return [
+        _picture(images[0], "one of 64 scenes that show where balls and houses are"),
+        _picture(
+            _outlined(empty, places, label), f"60 places: the context speaks for a ball at {balls} (orange), for a house at {houses} (red)"
+        ),
+        _picture(after, "two of these places, drawn by their scores, are filled"),
+    ]
+
+
+def _super_resolved() -> list[Picture]:
+    """A backbone that blurs, so that its features are pictures, and a generator that learns what half-size images lose."""
+    images, boxes = _scenes(48)
+    half, layers = avg_pool2d(images, 2), (_blur(stride=1), _blur(stride=2))
+    shallow = layers[0](half)
+    deep, target = layers[1](shallow), TargetExtractor(nn.Sequential(*layers))(images)
+    features, detail, target = (roi_align(x, boxes, scale=x.shape[-1] / WIDTH, size=12) for x in (deep, shallow, target))
+    generator, discriminator = FeatureSuperResolution(3, 3, width=16), FeatureDiscriminator(3, size=12, hidden=32)
+    optimisers = [torch.optim.Adam(m.parameters(), lr=lr) for m, lr in ((generator, 0.005), (discriminator, 0.002))]
+    for _ in range(STEPS):
+        pick = 1 + torch.randint(len(images) - 1, (16,))
+        made = generator(features[pick], detail[pick])
+        content, adversarial = feature_generator_loss(made, target[pick], discriminator(made))
+        told = feature_discriminator_loss(discriminator(made.detach()), discriminator(target[pick]))
+        for optimiser, module, loss in zip(optimisers, (generator, discriminator), (content + 0.1 * adversarial, told), strict=True):
+            optimiser.zero_grad()
+            loss.mean().backward(inputs=list(module.parameters()))  # type: ignore[no-untyped-call]
+            optimiser.step()
+    before, after, wanted = features[0, 1], generator(features[0], detail[0])[1].detach(), target[0, 1]
+    far, near = ((x - wanted).square().sum() for x in (before, after))
+    return [
+        _picture(images[0], "a scene that is not trained on"),
+        _picture(before, f"features of the house, pooled from the scene at half size: {far:.2f} from the target, squared"),
+        _picture(wanted, "the target: of the dilated backbone, pooled from the scene at full size"),
+        _picture(after, f"what the generator makes of the first after {STEPS} steps: {near:.2f} from the target"),
+    ]
+
+
 MAKERS: dict[str, Callable[[], list[Picture]]] = {
     "generation.positive_roi": _boxes_of_an_iou,
     "generation.iou_uniform": _boxes_of_an_interval,
     "generation.adversarial_dropout": _occlusions,
     "generation.adversarial_transformer": _turned,
+    "generation.context_guided_pasting": _pasted_by_context,
     "generation.cut_paste": _pasted,
+    "generation.feature_super_resolution": _super_resolved,
     "generation.instance_switching": _switched,
     "generation.task_aware_synthesis": _synthesised,
 }
 
 
-def _landscape(light: float = 1.0) -> Tensor:
+def _scenes(count: int) -> tuple[Tensor, Tensor]:
+    """Landscapes with a ball in the sky and a house on the ground: images `[count 3 h w]` and boxes `[count 2 4]`."""
+    landscapes = torch.stack([_landscape(phase=phase) for phase in (6.3 * torch.rand(count)).tolist()])
+    across = torch.rand(count, 2) * (WIDTH - 16) + 8
+    down = torch.tensor([9.0, 28.0]) + 2 * torch.randn(count, 2).clamp(-2, 2)
+    tight, center = torch.tensor([BALL, HOUSE]), torch.stack((across, down), -1)
+    half = (tight[:, 2:] - tight[:, :2]) * (0.3 + 0.2 * torch.rand(count, 2, 1))
+    source, mask = (x.expand(count, *x.shape) for x in _objects())
+    return context_guided_pasting(landscapes, source, mask, tight.expand(count, 2, 4), torch.cat((center - half, center + half), -1))
+
+
+def _landscape(light: float = 1.0, phase: float = 0.0) -> Tensor:
     """Sky above ground, `[3 h w]`."""
     y = torch.linspace(0, 1, HEIGHT)[:, None].expand(HEIGHT, WIDTH)
-    hill = 0.62 + 0.06 * torch.sin(torch.linspace(0, 9, WIDTH))
+    hill = 0.62 + 0.06 * torch.sin(torch.linspace(0, 9, WIDTH) + phase)
     sky, ground = torch.stack((0.55 + 0.3 * y, 0.7 + 0.2 * y, 0.95 - 0.1 * y)), torch.stack((0.35 - 0.1 * y, 0.62 - 0.2 * y, 0.3 - 0.1 * y))
     return light * torch.where(y > hill, ground, sky)
+
+
+def _objects() -> tuple[Tensor, Tensor]:
+    """The ball and the house, `[2 3 h w]`, and their masks."""
+    source, mask = zip(_disc(), _house(), strict=True)
+    return torch.stack(source), torch.stack(mask)
 
 
 def _disc() -> tuple[Tensor, Tensor]:
@@ -166,6 +264,26 @@ def _house() -> tuple[Tensor, Tensor]:
     door = (y >= 27) & (y < 34) & (x >= 34) & (x < 38)
     red, green, blue = (torch.where(door, a, torch.where(roof, b, c)) for a, b, c in ((0.3, 0.7, 0.9), (0.2, 0.25, 0.85), (0.2, 0.2, 0.75)))
     return torch.stack((red, green, blue)) * (wall | roof), wall | roof
+
+
+def _blur(*, stride: int) -> nn.Conv2d:
+    """A layer that weighs each pixel of each colour 4, its neighbours 2 and 1, out of 16."""
+    layer = nn.Conv2d(3, 3, 3, stride=stride, padding=1, groups=3, bias=False).requires_grad_(False)
+    ramp = torch.tensor([1.0, 2.0, 1.0]) / 4
+    layer.weight[:] = ramp[:, None] * ramp
+    return layer
+
+
+def _outlined(pixels: Tensor, boxes: Tensor, label: Tensor, times: int = 6) -> Tensor:
+    """A larger image with the edges of the boxes that have a label, in its colour."""
+    image = pixels.repeat_interleave(times, -2).repeat_interleave(times, -1)
+    for c, colour in enumerate(COLOURS):
+        for x1, y1, x2, y2 in (boxes[label == c] * times).long().tolist():
+            inner = torch.zeros(image.shape[1:], dtype=torch.bool)
+            inner[y1:y2, x1:x2] = True
+            inner[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1] = False
+            image = torch.where(inner, torch.tensor(colour)[:, None, None], image)
+    return image
 
 
 def _picture(pixels: Tensor, caption: str) -> Picture:

@@ -17,6 +17,7 @@ from tools import text
 from tools.bench.page import milliseconds
 from tools.bibtex import bibtex, citation_tags
 from tools.catalog import Catalog
+from tools.diagrams import drawn
 from tools.figures import Figures, figures
 from tools.gallery import Picture, pictures
 from tools.golden import Case, Comparison, compare, count_parameters, own_name
@@ -209,6 +210,10 @@ class Site:
     @property
     def octaves(self) -> list[str]:
         return OCTAVES
+
+    def drawings(self, id: str) -> list[tuple[str, Markup]]:
+        """The modules of a method that are drawn, and their graphs."""
+        return [(drawing.call, drawn(id, drawing)) for drawing in self.catalog.methods[id].drawings]
 
     def pictures(self, id: str) -> list[Picture]:
         return pictures(id)

@@ -67,7 +67,7 @@ def measure(catalog: Catalog, id: str) -> Measured:
         shares=shares.tolist(),
         effective=effective_number(shares).tolist(),
         paths=path_lengths(graph).tolist(),
-        drawing=diagram(graph, assembly.backbone, BACKBONE[assembly.backbone[0]][1]),
+        drawing=diagram(graph, assembly.backbone, _names(graph)),
     )
 
 

@@ -73,6 +73,19 @@ class Size(Record):
     derivation: Text | None = None
 
 
+class Drawing(Record):
+    """A module whose graph is drawn.
+
+    `given` has for each argument of `forward` its tensors, by the name that is drawn, with their shapes, or a number. `outputs` names the
+    first outputs; later ones are not drawn.
+    """
+
+    call: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+    init: dict[str, Any] = {}
+    given: Annotated[dict[str, dict[Text, list[int]] | int | float], Field(min_length=1)]
+    outputs: Annotated[list[Text], Field(min_length=1)]
+
+
 class Assembly(Record):
     """How a pyramid is put on a backbone: the class, and what it is made from.
 
@@ -146,6 +159,7 @@ class Method(Record):
     golden: list[Golden] = []
     sizes: list[Size] = []
     pyramid: Assembly | None = None
+    drawings: list[Drawing] = []
     mistakes: list[Mistake] = []
     results: list[Result] = []
     relations: list[Relation] = []

@@ -25,6 +25,8 @@ IOU_BINS = 5
 POSITIVE = 0.5
 # In place of defaults that are meant for more boxes than an image has here.
 SMALLER = {"num_positives": 16, "before": 600, "after": 200}
+# What is made up besides the probabilities, where a method takes it.
+MADE_UP = {"log_variance": r"The log variance of each box is the one that its loss $L$ asks for, $\ln(L / \lambda)$ with $\lambda = 1/2$."}
 
 
 BOTH = "foreground and background"
@@ -101,6 +103,8 @@ def batch() -> Batch:
         "loss": -p_s.log(),
         "score": of_object,
         "objectness": of_object,
+        "logits": of_object.logit(),
+        "log_variance": (-2 * p_s.log()).log(),
         "overlap": best_overlaps(anchors, positives).iou,
     }
     counted = f"{positive.numel()} anchors on eight COCO images, {int(positive.sum())} of them positive"
@@ -142,7 +146,8 @@ def outcome(catalog: Catalog, id: str) -> Outcome | None:
     positives = (weight * given.arguments["positive"]).sum().item() if "positive" in given.arguments else None
     if positives in (0, weight.sum().item()):
         effects = [effect for effect in effects if effect.name != BOTH]
-    return Outcome(given.what, weight.sum().item(), positives, fewer, effects)
+    what = " ".join([given.what, *(note for name, note in MADE_UP.items() if name in wanted)])
+    return Outcome(what, weight.sum().item(), positives, fewer, effects)
 
 
 def _weighing(id: str, given: Batch) -> Callable[..., Any] | None:

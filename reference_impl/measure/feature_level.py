@@ -4,13 +4,15 @@ The survey (Sec. 5.2) calls a pyramid balanced when low- and high-level features
 on the abstractness, the coarseness and the cardinality of the levels.
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import FrameType
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -22,7 +24,9 @@ __all__ = ["Graph", "Node", "backbone_shares", "boxes_per_level", "cells_per_box
 
 Pyramid = Callable[[list[Tensor]], Sequence[Tensor]]
 
-LAYERS = {"convolution", "addmm", "mm", "bmm"}
+# Functions of `reference_impl.ops` that a graph shows as one operation.
+WHOLE = {"roi_align", "deformable_conv"}
+LAYERS = {"convolution", "addmm", "mm", "bmm", "deformable_conv"}
 UNREACHED = -1
 
 
@@ -85,7 +89,7 @@ class Node:
     """A tensor of a module's graph.
 
     Attributes:
-        op: the operation of `torch.ops.aten` that made it, or `input`.
+        op: the operation of `torch.ops.aten` that made it, `input`, or a function of `reference_impl.ops` that is shown as one operation.
         sources: the nodes that it was made from.
         shape: of the tensor.
         weights: shapes of the parameters that the operation used.
@@ -99,7 +103,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """What a module computed, in order: `nodes[:inputs]` were given, `outputs` says which nodes were returned."""
+    """What a module computed, in order: `nodes[:inputs]` were given, `outputs` says which nodes that depend on them were returned."""
 
     nodes: tuple[Node, ...]
     inputs: int
@@ -114,21 +118,43 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.nodes = [Node("input", (), tuple(x.shape)) for x in inputs]
         self.made_by = {id(x): i for i, x in enumerate(inputs)}
         self.alive: list[Any] = list(inputs)
+        self.whole: tuple[FrameType | None, int] = (None, 0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         sources = tuple(dict.fromkeys(self.made_by[id(x)] for x in tensors if id(x) in self.made_by))
         weights = tuple(tuple(x.shape) for x in tensors if id(x) not in self.made_by)
         result = func(*args, **(kwargs or {}))
+        call = _whole_call()
         for x in tree_leaves(result) if sources else ():
             if isinstance(x, Tensor):
-                self.made_by[id(x)] = len(self.nodes)
+                self.made_by[id(x)] = self._add(call, Node(func.overloadpacket.__name__, sources, tuple(x.shape), weights))
                 self.alive.append(x)
-                self.nodes.append(Node(func.overloadpacket.__name__, sources, tuple(x.shape), weights))
         return result
 
+    def _add(self, call: FrameType | None, node: Node) -> int:
+        """The place of `node`; within a call that is shown as one operation, that of the one node for all of it."""
+        running, place = self.whole
+        if call is None or call is not running:
+            self.whole = (call, len(self.nodes))
+            self.nodes.append(node if call is None else replace(node, op=call.f_code.co_name))
+            return len(self.nodes) - 1
+        before = self.nodes[place]
+        sources = tuple(sorted({*before.sources, *node.sources} - {place}))
+        self.nodes[place] = Node(before.op, sources, node.shape, before.weights + node.weights)
+        return place
 
-def trace(pyramid: nn.Module, levels: Sequence[Tensor]) -> Graph:
+
+def _whole_call() -> FrameType | None:
+    """The outermost running call of a function in `WHOLE`."""
+    found, frame = None, sys._getframe(1)
+    while frame.f_back:
+        frame = frame.f_back
+        found = frame if frame.f_code.co_name in WHOLE else found
+    return found
+
+
+def trace(pyramid: Pyramid, levels: Sequence[Tensor]) -> Graph:
     """The graph of a module, recorded while it runs. Tensors on the `meta` device cost neither time nor memory.
 
     Args:
@@ -137,7 +163,7 @@ def trace(pyramid: nn.Module, levels: Sequence[Tensor]) -> Graph:
     """
     with torch.no_grad(), _Recorder(levels) as recorder:
         outputs = pyramid(list(levels))
-    return Graph(tuple(recorder.nodes), len(levels), tuple(recorder.made_by[id(x)] for x in outputs))
+    return Graph(tuple(recorder.nodes), len(levels), tuple(recorder.made_by[id(x)] for x in outputs if id(x) in recorder.made_by))
 
 
 def path_lengths(graph: Graph) -> Int[Tensor, "p c"]:
