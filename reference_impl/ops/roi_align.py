@@ -229,12 +229,15 @@ def _pool(levels: Sequence[Tensor], boxes: Tensor, level: Tensor, scales: Sequen
         _running(placed[..., axis], length[..., axis], cells, size)
         for axis, cells in enumerate((width, _of_level(level, [x.shape[-2] for x in levels])))
     )
+    area = length[..., 0] * length[..., 1]
+    of_row = of_row * safe_divide(torch.full_like(area, size**2), area)[..., None, None]
     sums = [pad(x.double().cumsum(-1).cumsum(-2), (1, 0, 1, 0)) for x in levels]
     index = _first_rows(sums, level)[..., None, None, None] + _outer(row * (width + 1)[..., None, None], column, torch.add)
     corner = sum_of_rows(torch.cat([as_rows(x) for x in sums]), index, _outer(of_row, of_column, torch.mul))
-    integral = corner.diff(dim=-2).diff(dim=-3).movedim(-1, -3)
-    area = (length[..., 0] * length[..., 1] / size**2)[..., None, None, None]
-    return safe_divide(integral, area.expand_as(integral)).to(levels[0].dtype)
+    # Border less border before, in both directions at once.
+    between = torch.eye(size + 1, dtype=corner.dtype, device=corner.device).diff(dim=0)
+    pooled = torch.kron(between, between) @ corner.flatten(-3, -2)
+    return pooled.mT.reshape(*boxes.shape[:-1], levels[0].shape[1], size, size).to(levels[0].dtype)
 
 
 def _running(start: Tensor, length: Tensor, cells: Tensor, size: int) -> tuple[Tensor, Tensor]:
