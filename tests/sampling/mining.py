@@ -1,4 +1,4 @@
-"""Objects that fill a small ring in a large background, and a classifier that is trained again for each set of negatives."""
+"""Windows to select from; and objects that fill a small ring in a large background, with a classifier trained anew for each selection."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,14 @@ from torch import Tensor, nn
 
 Selects = Callable[[Tensor, Tensor, Tensor], Tensor]
 FIRST = 15
+
+
+def windows(device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of five sets of 400 windows, which of them are negatives, and which are in the set already, objects among them."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 400, generator=generator, dtype=torch.float64)
+    negative, known = (torch.rand(5, 400, generator=generator) < share for share in (0.9, 0.2))
+    return logits.to(device), negative.to(device), known.to(device)
 
 
 def train(positives: Tensor, negatives: Tensor) -> nn.Module:

@@ -4,29 +4,22 @@ import torch
 from torch import Tensor
 
 from reference_impl.sampling import bootstrapping, example_selection
-from tests.sampling.mining import mine
-
-
-def windows(device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores of five sets of 400 windows, which are negatives, and which are in the set."""
-    generator = torch.Generator().manual_seed(0)
-    score = torch.rand(5, 400, generator=generator, dtype=torch.float64)
-    negative, mined = (torch.rand(5, 400, generator=generator) < share for share in (0.9, 0.2))
-    return score.to(device), negative.to(device), mined.to(device)
+from tests.sampling.mining import mine, windows
 
 
 def test_it_is_bootstrapping_without_a_limit(device: str) -> None:
-    score, negative, mined = windows(device)
+    logits, negative, mined = windows(device)
+    score = logits.sigmoid()
     for known in (mined, None):
         assert example_selection(score, negative, known).equal(bootstrapping(score, negative, known, size=400))
 
 
 def test_a_set_holds_the_mistakes_of_all_classifiers_so_far(device: str) -> None:
-    score, negative, mined = windows(device)
+    logits, negative, mined = windows(device)
     expected = mined & negative
-    for shift in (0.0, -0.2, 0.3):
-        mined = example_selection(score + shift, negative, mined).bool()
-        expected = expected | (negative & (score + shift > 0.5))
+    for shift in (0.0, -0.5, 1.0):
+        mined = example_selection((logits + shift).sigmoid(), negative, mined).bool()
+        expected = expected | (negative & (logits + shift > 0))
         assert mined.equal(expected)
 
 

@@ -4,16 +4,8 @@ import torch
 from torch import Tensor
 
 from reference_impl.sampling import hard_example_retraining
-from tests.sampling.mining import mine
+from tests.sampling.mining import mine, windows
 from tests.sampling.uniformity import BOUND, CANDIDATES, DRAWN, DRAWS, statistic
-
-
-def windows(device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits of five sets of 400 windows, which are negatives, and which trained the first detector."""
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(5, 400, generator=generator, dtype=torch.float64)
-    negative, initial = (torch.rand(5, 400, generator=generator) < share for share in (0.9, 0.2))
-    return logits.to(device), negative.to(device), initial.to(device)
 
 
 def test_with_room_enough_all_false_positives_join(device: str) -> None:
