@@ -33,7 +33,7 @@ def rectangle_features(
     *,
     size: int = 24,
 ) -> Float[Tensor, "*batch n c"]:
-    r"""Contrasts between adjacent rectangles of each window, each from six, eight or nine numbers, however large the window is.
+    r"""Contrasts between adjacent rectangles of each window, each from a few numbers of the integral image, however large the window is.
 
     $$ f = \frac{1}{s^2 \sigma} \Big( \sum_{(x, y) \in \text{grey}} i(x, y) - \sum_{(x, y) \in \text{white}} i(x, y) \Big), \qquad
     \sigma^2 = \frac{1}{N} \sum_{(x, y) \in b} i(x, y)^2 - m^2 $$
@@ -224,7 +224,7 @@ class BoostedCascade(nn.Module):
         alive = torch.ones_like(boxes[..., 0], dtype=torch.bool) if valid is None else valid
         passed = torch.zeros_like(alive, dtype=torch.int64)
         for stage in range(len(self.bar)):
-            alive = alive & self._passes(stage, images, boxes)
+            alive = alive & self._passes(stage, images, boxes, self.weight.shape[1])
             passed = passed + alive
         return alive, passed
 
@@ -296,18 +296,18 @@ class BoostedCascade(nn.Module):
         boxes = self.windows(*images.shape[-2:]).expand(len(images), -1, 4)
         alive = torch.ones_like(boxes[..., 0], dtype=torch.bool)
         for stage in range(len(self.bar)):
-            alive = alive & self._passes(stage, images, boxes)
+            alive = alive & self._passes(stage, images, boxes, int(self.weight[stage].count_nonzero()))
             order = alive.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[:, : int(alive.sum(-1).max())]
             boxes, alive = boxes.gather(1, order[..., None].expand(*order.shape, 4)), alive.gather(1, order)
         return average_overlapping(boxes, alive)
 
-    def _passes(self, stage: int, images: Tensor, boxes: Tensor) -> Tensor:
-        """Which windows a stage lets through, whatever the others say."""
-        number = torch.arange(self.weight.shape[1], device=boxes.device).expand(len(images), -1)
-        cut, weight = (values[stage].expand(number.shape) for values in (self.threshold, self.weight))
+    def _passes(self, stage: int, images: Tensor, boxes: Tensor, k: int) -> Tensor:
+        """Which windows a stage lets through by its first `k` features, whatever the other stages say."""
+        number = torch.arange(k, device=boxes.device).expand(len(images), k)
+        cut, weight = (values[stage, :k].expand(number.shape) for values in (self.threshold, self.weight))
         found = []
         for some in torch.split(boxes, WINDOWS, 1):
-            features = rectangle_features(images, some, self.rectangle[stage], size=self.size)
+            features = rectangle_features(images, some, self.rectangle[stage, :k], size=self.size)
             found.append(boosted_score(features, number, cut, weight) >= self.bar[stage])
         return torch.cat(found, 1)
 

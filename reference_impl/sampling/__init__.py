@@ -2,6 +2,8 @@
 
 from reference_impl.sampling.bootstrapping import bootstrapping
 from reference_impl.sampling.constant_weighting import constant_weighting
+from reference_impl.sampling.example_selection import example_selection
+from reference_impl.sampling.hard_example_retraining import hard_example_retraining
 from reference_impl.sampling.hard_negative_cache import hard_negative_cache, mining_converged
 from reference_impl.sampling.hard_negative_mining import hard_negative_mining
 from reference_impl.sampling.iou_balanced_sampling import iou_balanced_sampling, truth_balanced_sampling
@@ -30,6 +32,8 @@ __all__ = [
     "bootstrapping",
     "chip_targets",
     "constant_weighting",
+    "example_selection",
+    "hard_example_retraining",
     "hard_negative_cache",
     "hard_negative_mining",
     "iou_balanced_sampling",

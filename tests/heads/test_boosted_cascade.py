@@ -235,6 +235,10 @@ def test_before_training_nothing_is_rejected(device: str) -> None:
     alive, passed = BoostedCascade(size=SIDE, stages=3, k=2).double().to(device)(windows, whole(windows))
     assert alive.all()
     assert (passed == 3).all()
+    scene = pictures(2, SIDE + 1).to(device)
+    boxes, detected = BoostedCascade(size=SIDE, stages=3, k=2).double().to(device).detect(scene)
+    assert detected.sum(-1).tolist() == [1, 1], "all four windows overlap"
+    torch.testing.assert_close(boxes[detected], scene.new_tensor([[0.5, 0.5, 6.5, 6.5]]).expand(2, 4))
 
 
 def test_the_windows_of_a_search() -> None:
