@@ -1,6 +1,7 @@
 """`python -m tools`: check the catalog, print its JSON Schema, start an entry, build the site, run the benchmarks."""
 
 import argparse
+import gc
 import io
 import json
 import sys
@@ -73,6 +74,8 @@ def _new(options: argparse.Namespace) -> int:
 def _build(options: argparse.Namespace) -> int:
     from tools.build import build
 
+    # The process lives for seconds, and what it makes stays until the end.
+    gc.disable()
     return build(options.root)
 
 
