@@ -2,6 +2,8 @@
 
 import filecmp
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlparse
@@ -118,6 +120,19 @@ def test_a_second_build_gives_the_same_bytes(root: Path, tmp_path: Path) -> None
     shutil.rmtree(root / "build")
     assert build(root) == 0
     assert _differences(filecmp.dircmp(first, root / "site")) == []
+
+
+@pytest.mark.parametrize("broken", [None, "index.md", "papers/paper.md"])
+def test_a_page_of_either_process_ends_the_build_with_its_broken_link(broken: str | None, tmp_path: Path) -> None:
+    (tmp_path / "docs" / "papers").mkdir(parents=True)
+    for name in ("index.md", "papers/paper.md"):
+        (tmp_path / "docs" / name).write_text("# A page\n\n[elsewhere](missing.md)" if name == broken else "# A page")
+    hook = ROOT / "tools" / "halves.py"
+    (tmp_path / "mkdocs.yml").write_text(f"{{site_name: Two pages, theme: {{name: mkdocs}}, hooks: ['{hook}']}}")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (run.returncode == 0) == (broken is None)
+    assert ("missing.md" in run.stderr) == (broken is not None)
 
 
 def _differences(comparison: filecmp.dircmp) -> list[str]:

@@ -20,10 +20,10 @@ def build(root: Path) -> int:
     """Build `root/site`. Returns the exit status; what is wrong is printed."""
     # One thread: sums come out the same on every machine, and tensors as small as a page's gain nothing from more.
     torch.set_num_threads(1)
-    catalog = load(root)
     # To measure the pyramids takes as long as to check the catalog and to draw the figures.
     with get_context("spawn").Pool(1) as beside:
         measured = beside.apply_async(measure_all, (root,))
+        catalog = load(root)
         problems = check(catalog)
         for problem in problems:
             print(problem)
@@ -33,7 +33,7 @@ def build(root: Path) -> int:
         files = site.render()
     write(root / "build" / "docs", files, root / "docs")
     (root / "build" / "mkdocs.yml").write_text(yaml.safe_dump(configuration(site), sort_keys=False))
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--config-file", "build/mkdocs.yml"]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", "build/mkdocs.yml"]
     environment = {"SOURCE_DATE_EPOCH": "0", **os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
     status = subprocess.run(command, cwd=root, env=environment, check=False).returncode
     if status == 0:
@@ -62,6 +62,7 @@ def configuration(site: Site) -> dict[str, object]:
         "docs_dir": "docs",
         "site_dir": "../site",
         "theme": {"custom_dir": str(Path(__file__).parent / "theme")},
+        "hooks": [str(Path(__file__).parent / "halves.py")],
         "nav": navigation(site.catalog, site),
     }
 

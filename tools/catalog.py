@@ -21,7 +21,7 @@ _ENTRY = re.compile(r"^ +([a-z]+\.[a-z][a-z0-9_]*):", re.MULTILINE)
 class Catalog:
     """All of `catalog/`, and every problem found while reading it.
 
-    `named` has the ids of all entries, also of those in files that cannot be used as they are.
+    `named` has the ids of all entries, also of those in files that cannot be used as they are. `computed` is what golden cases gave.
     """
 
     root: Path
@@ -33,6 +33,7 @@ class Catalog:
     documents: dict[str, Document] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
+    computed: dict[int, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def methods(self) -> dict[str, Method]:

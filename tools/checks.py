@@ -19,7 +19,7 @@ from torch import nn
 from tools.assemble import assemble
 from tools.catalog import Catalog
 from tools.diagrams import drawn
-from tools.golden import Case, compare, count_parameters, own_name, tensor_annotation
+from tools.golden import Case, computed, count_parameters, own_name, tensor_annotation
 from tools.records import Golden, Kind, Method, Mistake, Size
 from tools.strict_yaml import Document, Problem
 from tools.strict_yaml import Path as Field
@@ -305,7 +305,7 @@ def _golden(catalog: Catalog, document: Document, path: Field, case: Case) -> It
     if golden.basis == "derived" and not golden.derivation:
         yield document.problem(path, "a derived case needs its `derivation`")
     try:
-        compare(catalog, case, dtype=torch.float64)
+        computed(catalog, case)
     except (Exception, SystemExit) as error:
         yield document.problem((*path, "args"), f"the case cannot be run: {error}")
 

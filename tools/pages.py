@@ -20,7 +20,7 @@ from tools.catalog import Catalog
 from tools.diagrams import drawn
 from tools.figures import Figures, figures
 from tools.gallery import Picture, pictures
-from tools.golden import Case, Comparison, compare, count_parameters, own_name
+from tools.golden import Case, Comparison, computed, count_parameters, own_name
 from tools.plots import Plots
 from tools.pyramids import BoxStatistics, Measured, box_statistics
 from tools.records import Erratum, Golden, Imbalance, ImbalanceType, Method, Paper, Result, Size
@@ -91,17 +91,17 @@ class Site:
         self._page("figures.md", "figures.md")
         self._page("regression_simulation.md", "regression_simulation.md")
         self._page("index.md", "home.md")
-        for type_id, kind in self.catalog.types.items():
-            self._page(f"problems/{type_id}/index.md", "type.md", type_id=type_id, type=kind)
-            for problem_id, problem in kind.problems.items():
-                self._page(self.problem_path(problem_id), "problem.md", type_id=type_id, type=kind, problem_id=problem_id, problem=problem)
-        for key, id, method in self.catalog.entries():
+        for key, id, method in sorted(self.catalog.entries(), key=lambda entry: entry[2].pyramid is not None):
             paper = self.catalog.papers[key]
             self._page(self.method_path(id), "method.md", id=id, method=method, key=key, paper=paper)
         for key, paper in self.catalog.papers.items():
             tags = Markup(json.dumps(citation_tags(paper)))
             self._page(f"papers/{key}.md", "paper.md", key=key, paper=paper, tags=tags)
             self.files[f"papers/{key}.bib"] = bibtex(key, paper)
+        for type_id, kind in self.catalog.types.items():
+            self._page(f"problems/{type_id}/index.md", "type.md", type_id=type_id, type=kind)
+            for problem_id, problem in kind.problems.items():
+                self._page(self.problem_path(problem_id), "problem.md", type_id=type_id, type=kind, problem_id=problem_id, problem=problem)
         for name in ("problems/index", "methods/index", "papers/index", "tables", "errata", "open_issues"):
             self._page(f"{name}.md", f"{name.replace('/', '_')}.md")
         for name in self.kinds:
@@ -168,7 +168,7 @@ class Site:
 
     def golden_rows(self, id: str) -> list[GoldenRow]:
         goldens = self.catalog.implemented[id].golden
-        return [GoldenRow(golden, compare(self.catalog, Case(id, golden))) for golden in goldens]
+        return [GoldenRow(golden, computed(self.catalog, Case(id, golden))) for golden in goldens]
 
     def counted_sizes(self, id: str) -> list[tuple[Size, int]]:
         return [(size, count_parameters(id, size)) for size in self.catalog.implemented[id].sizes]

@@ -1,0 +1,81 @@
+"""A hook of mkdocs: a second process converts half of the pages, those that have no code to read and document, beside the rest.
+
+A page's conversion depends on no other page. What it gives, and what it warns of, comes back in the order of the pages.
+"""
+
+import gc
+import logging
+from collections.abc import Iterator
+from multiprocessing import get_context
+from types import MethodType
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import Files
+from mkdocs.structure.nav import Navigation
+from mkdocs.structure.pages import Page
+
+BESIDE = ("methods/", "papers/", "problems/")
+PATIENCE = 300
+
+# The process lives for seconds, and what it makes stays until the end.
+gc.disable()
+
+
+def on_startup(*, command: str, dirty: bool) -> None:
+    """Warnings are shown, and counted by `--strict`, which `--quiet` would prevent; progress is not."""
+    logging.getLogger("mkdocs").setLevel(logging.WARNING)
+
+
+def on_nav(nav: Navigation, *, config: MkDocsConfig, files: Files) -> Navigation:
+    """Once all pages are known: start the second process, and have the pages of its half wait for it."""
+    pages = [file.page or Page(None, file, config) for file in files.documentation_pages() if file.src_uri.startswith(BESIDE)]
+    fork = get_context("fork")
+    converted = fork.Queue()
+    fork.Process(target=_convert, args=(pages, config, files, converted), daemon=True).start()
+
+    def render(page: Page, config: MkDocsConfig, files: Files) -> None:
+        found, warnings = converted.get(timeout=PATIENCE)
+        for record in warnings:
+            logging.getLogger(record.name).handle(record)
+        if isinstance(found, Exception):
+            raise found
+        found["links_to_anchors"] = {files.src_uris[uri]: links for uri, links in found["links_to_anchors"].items()}
+        vars(page).update(found)
+
+    for page in pages:
+        page.render = MethodType(render, page)  # type: ignore[method-assign]
+    return nav
+
+
+def _convert(pages: list[Page], config: MkDocsConfig, files: Files, converted: Any) -> None:
+    """Of each page what `Page.render` sets, or the exception that it raised, and the records that it logged."""
+    log, seen = logging.getLogger("mkdocs"), _Seen()
+    log.handlers, log.propagate = [seen], False
+    for page in pages:
+        found: Any
+        try:
+            found = dict(_rendered(page, config, files))
+        except Exception as error:
+            found = error
+        converted.put((found, seen.records))
+        seen.records = []
+
+
+def _rendered(page: Page, config: MkDocsConfig, files: Files) -> Iterator[tuple[str, Any]]:
+    page.read_source(config)
+    assert page.markdown is not None
+    page.markdown = config.plugins.on_page_markdown(page.markdown, page=page, config=config, files=files)
+    Page.render(page, config, files)
+    for name in ("content", "toc", "_title_from_render", "present_anchor_ids"):
+        yield name, getattr(page, name)
+    yield "links_to_anchors", {file.src_uri: links for file, links in (page.links_to_anchors or {}).items()}
+
+
+class _Seen(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
