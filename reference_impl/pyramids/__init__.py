@@ -4,6 +4,7 @@ from reference_impl.pyramids.augfpn import AugFPN, ConsistentSupervision, consis
 from reference_impl.pyramids.auto_fpn import AutoFPN, AutoFPNSearch
 from reference_impl.pyramids.balanced_feature_pyramid import BalancedFeaturePyramid
 from reference_impl.pyramids.deep_reconfiguration import DeepReconfiguration
+from reference_impl.pyramids.detnas import DetNAS, DetNASSearch
 from reference_impl.pyramids.detnet import DetNet
 from reference_impl.pyramids.efficient_featurized_image_pyramid import EfficientFeaturizedImagePyramid
 from reference_impl.pyramids.fpn import FPN, roi_level
@@ -30,6 +31,8 @@ __all__ = [
     "ConsistentSupervision",
     "ContextInjection",
     "DeepReconfiguration",
+    "DetNAS",
+    "DetNASSearch",
     "DetNet",
     "EfficientFeaturizedImagePyramid",
     "HitDetector",
