@@ -675,6 +675,11 @@ def _torchvision(ops: Any) -> Iterable[tuple[str, Function]]:
     yield "losses.diou_loss", lambda pred, target: ops.distance_box_iou_loss(pred, target)
     yield "losses.ciou_loss", lambda pred, target: ops.complete_box_iou_loss(pred, target)
     yield "ops.boxes.box_iou", lambda a, b: ops.box_iou(a.flatten(0, -2), b.flatten(0, -2))
+    yield (
+        "ops.roi_align",
+        lambda features, boxes, scale: ops.roi_align(features, list(boxes), 7, scale, 2, aligned=True).unflatten(0, boxes.shape[:2]),
+    )
+    yield "ops.deformable.deformable_conv", lambda x, offsets, weight, padding: ops.deform_conv2d(x, offsets, weight, padding=padding)
 
 
 def _with_target(function: Function) -> Function:
