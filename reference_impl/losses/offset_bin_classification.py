@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from reference_impl.ops.checked import checked
 from reference_impl.ops.density import bin_index
@@ -38,7 +39,7 @@ def offset_bin_classification(
     _check_range("offset_bin_classification", lowest, highest)
     share = (widen(target.detach()) - lowest) / (highest - lowest)
     own = bin_index(share, bins=logits.shape[-1])
-    return -widen(logits).log_softmax(-1).gather(-1, own[..., None]).squeeze(-1)
+    return cross_entropy(widen(logits).flatten(0, -2), own.flatten(), reduction="none").view(target.shape)
 
 
 @checked

@@ -21,7 +21,7 @@ Kernel = Callable[[Tensor, bool, slice, Tensor, Tensor, Tensor], object]
 
 # In entries: up to which a formula is as fast, and what a processor's cache holds. Elsewhere blocks only bound the memory.
 SMALL = 2**14
-PER_THREAD = 2**18
+PER_THREAD = 2**16
 AT_ONCE_ELSEWHERE = 2**24
 
 
@@ -112,25 +112,25 @@ def _by_blocks(logits: Tensor, labels: Tensor, kernel: Kernel, *, with_gradient:
     x, y = logits.reshape(-1, classes), labels.reshape(-1)
     loss = torch.empty_like(x[:, 0])
     gradient = torch.empty_like(x, memory_format=torch.contiguous_format) if with_gradient else None
+    index, is_class = own_class(y, classes)
+    own = x.gather(-1, index)
+    own_loss, own_slope, own_spare = _scratch(own, 3)
+    kernel(own, True, slice(None), own_loss, own_slope, own_spare)
     blocks = row_blocks(x)
     scratch = _scratch(x[blocks[0]], 2 if with_gradient else 3)
     for rows in blocks:
         block = x[rows]
-        index, is_class = own_class(y[rows], classes)
-        own = block.gather(-1, index)
-        own_loss, own_slope, own_spare = (torch.empty_like(own) for _ in range(3))
-        kernel(own, True, rows, own_loss, own_slope, own_spare)
         others_loss, spare, *slopes = scratch[:, : len(block)]
         slope = slopes[0] if gradient is None else gradient[rows]
         kernel(block, False, rows, others_loss, slope, spare)
-        torch.sum(_put(others_loss, index, is_class, own_loss), -1, out=loss[rows])
+        torch.sum(_put(others_loss, index[rows], is_class[rows], own_loss[rows]), -1, out=loss[rows])
         if gradient is not None:
-            _put(slope, index, is_class, own_slope)
+            _put(slope, index[rows], is_class[rows], own_slope[rows])
     return loss.view(labels.shape), None if gradient is None else gradient.view(logits.shape)
 
 
 def _scratch(block: Tensor, count: int) -> Tensor:
-    """`count` tensors like `block`, without content."""
+    """`count` tensors like `block`, without content, one after the other."""
     return block.new_empty((count, *block.shape))
 
 
