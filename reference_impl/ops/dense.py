@@ -51,9 +51,12 @@ def sum_over_classes(logits: Tensor, labels: Tensor, formula: Formula, kernel: K
 
 
 def entropy_of_negatives(x: Tensor, error: Tensor, loss: Tensor, spare: Tensor) -> Tensor:
-    r"""Writes $-\ln(1 - e) = \max(x, 0) - \ln(1 - \min(e, 1 - e))$ to `loss`, with $e = \sigma(x)$: one logarithm, precise at both ends."""
-    torch.sub(1, error, out=spare)
-    torch.minimum(spare, error, out=loss).neg_().log1p_()
+    r"""Writes $-\ln(1 - e) = \max(x, 0) - \ln(\max(e, 1 - e))$ to `loss`, with $e = \sigma(x)$: one logarithm, precise at both ends.
+
+    Where $e$ is small, what rounding takes from $1 - e$ is put back; `log1p` does the same, and takes three times as long as `log`.
+    """
+    rest = torch.sub(1, error, out=spare)
+    torch.maximum(rest, error, out=loss).log_().sub_(rest.sub_(1).add_(error))
     return torch.sub(torch.clamp(x, min=0, out=spare), loss, out=loss)
 
 
