@@ -77,9 +77,9 @@ def _places_with_loss(up: Tensor, down: Tensor, strength: Tensor) -> Tensor:
     number = torch.arange(positives + negatives + 1, dtype=up.dtype, device=up.device)
     k, j = number[: positives + 1], number[1 : negatives + 1, None]
     harmonic = torch.where(number > 0, 1 / number, 0).cumsum(0)
-    loss = harmonic.unfold(0, positives + 1, 1)[:negatives] - k / (k + j)
+    loss = harmonic[(k + j - 1).long()] - k / (k + j)
     gain = pad(up.cumsum(-1), (1, 0))[..., None, :] - k * down[..., None] - strength[..., None] * loss
-    return gain.argmax(-1).cummax(-1).values if negatives else down.long()
+    return gain.argmax(-1).cummax(-1).values
 
 
 def _descending(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
