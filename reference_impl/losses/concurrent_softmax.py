@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
 from reference_impl.ops.checked import checked
-from reference_impl.ops.numerics import safe_log, widen
+from reference_impl.ops.numerics import is_plain, safe_log, widen
 
 __all__ = ["concurrent_scores", "concurrent_softmax"]
 
@@ -19,8 +19,9 @@ def concurrent_softmax(
 
     $$ L = -\sum_i y_i \ln \sigma^*_i, \qquad \sigma^*_i = \frac{e^{x_i}}{e^{x_i} + \sum_{j \ne i} (1 - y_j)(1 - r_{ij})\,e^{x_j}} $$
 
-    With one label for each box and $r = 0$ it is softmax cross entropy. The sums of exponentials are taken in float64, so that a class of
-    low score keeps its say beside one of high score that does not compete. The rates are constants: no gradient passes through them.
+    With one label for each box and $r = 0$ it is softmax cross entropy. The sums of exponentials are taken relative to their highest term,
+    or in float64, so that a class of low score keeps its say beside one of high score that does not compete. The rates are constants: no
+    gradient passes through them.
 
     Args:
         logits: $x$, one for each of $C$ classes, background among them.
@@ -34,8 +35,12 @@ def concurrent_softmax(
     Raises:
         ValueError: the shapes do not fit together.
     """
+    logits = widen(logits)
+    # Few classes are labels, but to find out which makes a device wait, and a compiler wants fixed sizes.
+    if logits.device.type == "cpu" and is_plain(logits):
+        return _loss_of_labels(logits.flatten(0, -2), has_label.flatten(0, -2), concurrence).view(logits.shape[:-1])
     rivals = _log_rivals(logits, (~has_label).double(), concurrence)
-    return torch.where(has_label, softplus(rivals - widen(logits).double()), 0).sum(-1).to(widen(logits).dtype)
+    return torch.where(has_label, softplus(rivals - logits.double()), 0).sum(-1).to(logits.dtype)
 
 
 @checked
@@ -55,6 +60,16 @@ def concurrent_scores(logits: Float[Tensor, "*batch n c"], concurrence: Float[Te
     """
     rivals = _log_rivals(logits, torch.ones_like(logits, dtype=torch.float64), concurrence)
     return logsigmoid(widen(logits).double() - rivals).exp().to(widen(logits).dtype)
+
+
+def _loss_of_labels(logits: Tensor, has_label: Tensor, concurrence: Tensor) -> Tensor:
+    """The loss of each box, with a row of rivals for each of its labels."""
+    box, own = has_label.nonzero().unbind(-1)
+    nothing = torch.finfo(logits.dtype).min / 4
+    competition = (1 - concurrence.detach().to(logits.dtype)).log_().clamp_(min=nothing)
+    rivals = logits.masked_fill(has_label, nothing).index_select(0, box) + competition.index_select(0, own)
+    loss = softplus(rivals.logsumexp(-1) - logits[box, own])
+    return torch.zeros_like(logits[:, 0]).index_add(0, box, loss)
 
 
 def _log_rivals(logits: Tensor, counts: Tensor, concurrence: Tensor) -> Tensor:

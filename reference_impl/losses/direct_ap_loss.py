@@ -28,7 +28,7 @@ def direct_ap_loss(
 
     The maximum is exact. Positives keep their order, and so do negatives; the $j$-th negative adds
     $i / ((i + j - 1) (i + j)) / |\mathcal{P}|$ to the loss by rising above the $i$-th positive. That falls with $j$, so each
-    negative may take the place that is best for itself, in time and memory $O(|\mathcal{P}| |\mathcal{N}|)$.
+    negative may take the place that is best for itself, in time $O(|\mathcal{P}| |\mathcal{N}|)$.
 
     The paper does this for each class and mini-batch; stack the classes in a leading dimension for that.
 
@@ -51,20 +51,35 @@ def direct_ap_loss(
     positives, negatives = (mask.sum(-1, keepdim=True).double() for mask in (positive, negative))
     i, j = (torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=torch.float64) for x in (up, down))
 
-    is_negative = (j <= negatives)[..., None]
-    margin = (up[..., None, :] - down[..., None]).masked_fill(~is_negative, -torch.inf)
-    loss_of_pair = i / (i + j[:, None]) / (i + j[:, None] - 1)
-    gain = (2 * margin - epsilon * negatives[..., None] * loss_of_pair).cumsum(-1)
-    before = (margin > 0).sum(-1, keepdim=True)
-    before_with_loss = pad(gain, (1, 0)).argmax(-1, keepdim=True)
+    # Behind how many positives each negative stands, which does not fall from one negative to the next.
+    is_negative = j <= negatives
+    before = torch.searchsorted(-up, -down)
+    places = _places_with_loss(up, down.where(is_negative, 0), epsilon / 2 * negatives)
+    before_with_loss = before.where(~is_negative, torch.minimum(before, places))
 
-    false_positives = (is_negative & (before_with_loss < i)).sum(-2)
-    loss = torch.where(i <= positives, false_positives / (i + false_positives), 0).sum(-1)
-    swapped = (before_with_loss < i) & (i <= before)
+    # How many negatives stand before the i-th positive.
+    number = torch.arange(1, len(i) + 1, device=up.device).expand_as(up).contiguous()
+    above, above_with_loss = (torch.searchsorted(x, number) for x in (before, before_with_loss))
+    loss = torch.where(i <= positives, above_with_loss / (i + above_with_loss), 0).sum(-1)
     up, down = (logits.double().gather(-1, index) for index in (own, others))
-    price = 2 * ((swapped.sum(-2) * up).sum(-1) - (swapped.sum(-1) * down).sum(-1))
+    price = 2 * (((above_with_loss - above) * up).sum(-1) - ((before - before_with_loss) * down).sum(-1))
     positives, negatives = positives.squeeze(-1).clamp(min=1), negatives.squeeze(-1).clamp(min=1)
     return (loss / positives - price / (epsilon * positives * negatives)).clamp(min=0).to(logits.dtype)
+
+
+def _places_with_loss(up: Tensor, down: Tensor, strength: Tensor) -> Tensor:
+    r"""Behind how many positives each negative is best for the sum of scores and loss.
+
+    Behind $k$, the $j$-th has the gain $\sum_{i \le k} (s_i - s_j - c \frac{i}{(i + j - 1) (i + j)})$, of which the second part is
+    $-c\,(H_{k + j - 1} - H_{j - 1} - \frac{k}{k + j})$ with the harmonic numbers $H$. The best $k$ does not fall with $j$.
+    """
+    positives, negatives = up.shape[-1], down.shape[-1]
+    number = torch.arange(positives + negatives + 1, dtype=up.dtype, device=up.device)
+    k, j = number[: positives + 1], number[1 : negatives + 1, None]
+    harmonic = torch.where(number > 0, 1 / number, 0).cumsum(0)
+    loss = harmonic[(k + j - 1).long()] - k / (k + j)
+    gain = pad(up.cumsum(-1), (1, 0))[..., None, :] - k * down[..., None] - strength[..., None] * loss
+    return gain.argmax(-1).cummax(-1).values
 
 
 def _descending(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,9 +46,9 @@ def lrp_error(
         The error in [0, 1], and its parts of localisation, of false positives and of false negatives. A part of nothing is 0.
     """
     iou = widen(iou.detach())
-    kept = torch.ones_like(matched) if kept is None else kept
-    hit = matched & kept & (iou >= tau)
-    tp, fp = hit.sum(-1), (kept & ~hit).sum(-1)
+    hit = matched & (iou >= tau) if kept is None else matched & kept & (iou >= tau)
+    tp = hit.sum(-1)
+    fp = (iou.shape[-1] if kept is None else kept.sum(-1)) - tp
     return _error_and_parts(tp, fp, ((1 - iou) * hit).sum(-1), count, tau)
 
 
@@ -100,7 +100,8 @@ def optimal_lrp(
 
 def _error_and_parts(tp: Tensor, fp: Tensor, misfit: Tensor, count: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     fn = (count - tp).clamp(min=0)
+    tp, fp, fn = (x.to(misfit.dtype) for x in (tp, fp, fn))
     found = tp + fp
-    part = torch.stack((misfit / (1 - tau) + fp + fn, misfit, *(x.to(misfit.dtype) for x in (fp, fn))))
-    error, of_location, of_alarms, of_misses = safe_divide(part, torch.stack((found + fn, tp, found, tp + fn)).to(misfit.dtype)).unbind()
+    amount = torch.stack((misfit / (1 - tau) + fp + fn, misfit, fp, fn))
+    error, of_location, of_alarms, of_misses = safe_divide(amount, torch.stack((found + fn, tp, found, tp + fn))).unbind()
     return error, of_location, of_alarms, of_misses

@@ -39,7 +39,7 @@ def offset_bin_classification(
     _check_range("offset_bin_classification", lowest, highest)
     share = (widen(target.detach()) - lowest) / (highest - lowest)
     own = bin_index(share, bins=logits.shape[-1])
-    return cross_entropy(widen(logits).flatten(0, -2), own.flatten(), reduction="none").view(own.shape)
+    return cross_entropy(widen(logits).flatten(0, -2), own.flatten(), reduction="none").view(target.shape)
 
 
 @checked

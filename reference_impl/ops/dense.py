@@ -6,7 +6,7 @@ A block's gradient is made while the block is there, so that the only large tens
 the same small tensors, since getting new memory can take longer than filling it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ Kernel = Callable[[Tensor, bool, slice, Tensor, Tensor, Tensor], object]
 
 # In entries: up to which a formula is as fast, and what a processor's cache holds. Elsewhere blocks only bound the memory.
 SMALL = 2**14
-PER_THREAD = 2**18
+PER_THREAD = 2**16
 AT_ONCE_ELSEWHERE = 2**24
 
 
@@ -51,9 +51,12 @@ def sum_over_classes(logits: Tensor, labels: Tensor, formula: Formula, kernel: K
 
 
 def entropy_of_negatives(x: Tensor, error: Tensor, loss: Tensor, spare: Tensor) -> Tensor:
-    r"""Writes $-\ln(1 - e) = \max(x, 0) - \ln(1 - \min(e, 1 - e))$ to `loss`, with $e = \sigma(x)$: one logarithm, precise at both ends."""
-    torch.sub(1, error, out=spare)
-    torch.minimum(spare, error, out=loss).neg_().log1p_()
+    r"""Writes $-\ln(1 - e) = \max(x, 0) - \ln(\max(e, 1 - e))$ to `loss`, with $e = \sigma(x)$: one logarithm, precise at both ends.
+
+    Where $e$ is small, what rounding takes from $1 - e$ is put back; `log1p` does the same, and takes three times as long as `log`.
+    """
+    rest = torch.sub(1, error, out=spare)
+    torch.maximum(rest, error, out=loss).log_().sub_(rest.sub_(1).add_(error))
     return torch.sub(torch.clamp(x, min=0, out=spare), loss, out=loss)
 
 
@@ -130,7 +133,7 @@ def _by_blocks(logits: Tensor, labels: Tensor, kernel: Kernel, *, with_gradient:
 
 
 def _scratch(block: Tensor, count: int) -> Tensor:
-    """`count` tensors like `block`, without content."""
+    """`count` tensors like `block`, without content, one after the other."""
     return block.new_empty((count, *block.shape))
 
 
@@ -156,6 +159,8 @@ def own_logit_and_mean_of_others(logits: Tensor, labels: Tensor, among: Tensor |
     """
     if logits.numel() < SMALL or not is_plain(logits):
         return _own_and_mean(logits, labels, among, temperature)
+    if not (torch.is_grad_enabled() and logits.requires_grad):
+        return _mean_by_blocks(logits, labels, among, temperature, with_gradient=False)[:2]
     own, mean = _OwnAndMean.apply(logits, labels, among, temperature)  # type: ignore[no-untyped-call]
     return own, mean
 
@@ -170,67 +175,71 @@ def _own_and_mean(logits: Tensor, labels: Tensor, among: Tensor | None, temperat
 
 
 class _OwnAndMean(torch.autograd.Function):
-    """Both directions go through the logits block by block; what a block's softmax is missing from the others is mended by factors."""
+    """The first backward completes the gradient that `forward` began and gives it away; a later one begins it anew."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, among: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
-        top = logits.new_zeros(logits.shape[:-2])
-        total, weighed = torch.zeros_like(top), torch.zeros_like(top)
-        own = torch.empty_like(labels, dtype=logits.dtype)
-        for rows, score, weight in _in_scratch(logits):
-            block = logits[..., rows, :]
-            index, is_class = own_class(labels[..., rows], logits.shape[-1])
-            own[..., rows] = block.gather(-1, index).squeeze(-1)
-            _omit(torch.sigmoid(block, out=score), index, is_class, among, rows)
-            higher = torch.maximum(top, score.amax((-2, -1)))
-            _omit(_lean(score, higher, temperature, weight), index, is_class, among, rows)
-            factor = ((top - higher) / temperature).exp_()
-            total = total * factor + weight.sum((-2, -1))
-            weighed = weighed * factor + weight.mul_(score).sum((-2, -1))
-            top = higher
-        mean = safe_divide(weighed, total)
-        ctx.save_for_backward(logits, labels, among, mean, top, total)
+        ctx.save_for_backward(logits, labels, among)
         ctx.temperature = temperature
+        own, mean, *ctx.begun = _mean_by_blocks(logits, labels, among, temperature, with_gradient=True)
         return own, mean
 
     @staticmethod
     def backward(ctx: Any, of_own: Tensor, of_mean: Tensor) -> tuple[Tensor, None, None, None]:
-        logits, labels, among, mean, top, total = ctx.saved_tensors
+        logits, labels, among = ctx.saved_tensors
         if torch.is_grad_enabled() or not (is_plain(of_own) and is_plain(of_mean)):
             with torch.enable_grad():
                 again = _own_and_mean(logits, labels, among, ctx.temperature)
             outer = of_own, of_mean
             return *torch.autograd.grad(again, logits, outer, create_graph=torch.is_grad_enabled()), None, None, None
-        factor = safe_divide(of_mean, total * ctx.temperature)[..., None, None]
-        center = (ctx.temperature - mean)[..., None, None]
-        gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        for rows, score, weight in _in_scratch(logits):
-            index, is_class = own_class(labels[..., rows], logits.shape[-1])
-            _omit(torch.sigmoid(logits[..., rows, :], out=score), index, is_class, among, rows)
-            _lean(score, top, ctx.temperature, weight)
-            slope = gradient[..., rows, :]
-            weight.mul_(torch.sub(1, score, out=slope)).mul_(score)
-            torch.mul(weight, score.add_(center).mul_(factor), out=slope)
-            slope.scatter_add_(-1, index, of_own[..., rows, None])
+        begun, ctx.begun = ctx.begun, None
+        if begun is None:
+            _, *begun = _mean_by_blocks(logits, labels, among, ctx.temperature, with_gradient=True)[1:]
+        gradient, share, center = begun
+        factor, center = (share * of_mean)[..., None, None], center[..., None, None]
+        index, of_own = own_class(labels, logits.shape[-1])[0], of_own[..., None]
+        blocks = row_blocks(logits)
+        scratch = torch.empty_like(logits[..., blocks[0], :])
+        for k, rows in enumerate(blocks):
+            block, slope = logits[..., rows, :], gradient[..., rows, :]
+            score = torch.sigmoid(block, out=scratch[..., : block.shape[-2], :])
+            slope.mul_(score.add_(center).mul_(factor[k])).scatter_add_(-1, index[..., rows, :], of_own[..., rows, :])
         return gradient, None, None, None
 
 
-def _in_scratch(logits: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """The blocks of rows, and two small tensors of the size of each, which are the same for all."""
-    scratch = None
-    for rows in row_blocks(logits):
+def _mean_by_blocks(
+    logits: Tensor, labels: Tensor, among: Tensor | None, temperature: float, *, with_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
+    r"""The own logits, the mean, and what its gradient is made of.
+
+    That of block $k$ is $g\,f_k\,(p + c)$. What is missing of $g \propto q p (1 - p)$ before all blocks are known is the factor $f_k$, and
+    the mean in $c = T - P$. The exponentials are taken relative to the highest score so far.
+    """
+    top = logits.new_zeros(logits.shape[:-2])
+    total, weighed = torch.zeros_like(top), torch.zeros_like(top)
+    index, is_class = own_class(labels, logits.shape[-1])
+    own = logits.gather(-1, index).squeeze(-1)
+    gradient = torch.empty_like(logits, memory_format=torch.contiguous_format) if with_gradient else None
+    # So low that nothing is left of its exponential.
+    omitted = logits.new_full((), -1000 * temperature)
+    blocks, tops = row_blocks(logits), []
+    scratch = _scratch(logits[..., blocks[0], :], 1 if with_gradient else 2)
+    for rows in blocks:
         block = logits[..., rows, :]
-        scratch = _scratch(block, 2) if scratch is None else scratch[..., : block.shape[-2], :]
-        yield rows, scratch[0], scratch[1]
-
-
-def _lean(score: Tensor, top: Tensor, temperature: float, weight: Tensor) -> Tensor:
-    """Fill `weight` with the softmax of a block, but for a factor."""
-    return torch.sub(score, top[..., None, None], out=weight).mul_(1 / temperature).exp_()
-
-
-def _omit(block: Tensor, index: Tensor, is_class: Tensor, among: Tensor | None, rows: slice) -> None:
-    """Put 0 where a score does not count."""
-    _put(block, index, is_class, block.new_zeros(()))
-    if among is not None:
-        block.masked_fill_(~among[..., rows, None], 0)
+        weight, *scores = scratch[..., : block.shape[-2], :]
+        score = torch.sigmoid(block, out=scores[0] if gradient is None else gradient[..., rows, :])
+        _put(score, index[..., rows, :], is_class[..., rows, :], omitted)
+        if among is not None:
+            score.masked_fill_(~among[..., rows, None], omitted)
+        higher = torch.maximum(top, score.amax((-2, -1)))
+        torch.sub(score, higher[..., None, None], out=weight).mul_(1 / temperature).exp_()
+        factor = ((top - higher) / temperature).exp_()
+        total = total * factor + weight.sum((-2, -1))
+        weighed = weighed * factor + weight.mul_(score).sum((-2, -1))
+        if with_gradient:
+            score.sub_(1).mul_(weight)
+        top = higher
+        tops.append(top)
+    mean = safe_divide(weighed, total)
+    missing = ((torch.stack(tops) - top) / temperature).exp_()
+    return own, mean, gradient, safe_divide(-missing, total * temperature), temperature - mean

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from reference_impl.ops.checked import checked
+from reference_impl.ops.dense import row_blocks
 from reference_impl.ops.numerics import safe_divide, widen
 
 __all__ = ["soft_balance_sampling"]
@@ -31,9 +32,9 @@ def soft_balance_sampling(
     Returns:
         The probability of each image in the next draw. They add up to 1, or to 0 if no image shows anything.
     """
-    shows = has_label.double()
-    count = shows.sum(-2)
-    rarity = count.pow(-alpha).masked_fill_(count == 0, 0)
-    balanced = (shows @ rarity[..., None]).squeeze(-1)
-    balanced = safe_divide(balanced, balanced.sum(-1, keepdim=True))
+    blocks = [has_label[..., rows, :] for rows in row_blocks(has_label)]
+    count = torch.stack([shows.sum(-2, dtype=torch.int32) for shows in blocks]).sum(0).double()
+    each = torch.where(count > 0, count.pow(-alpha), 0)
+    each = safe_divide(each, (each * count).sum(-1, keepdim=True))
+    balanced = torch.cat([(shows.double() @ each[..., None]).squeeze(-1) for shows in blocks], -1)
     return torch.where(progress[..., None] < start, 1 / max(has_label.shape[-2], 1), balanced).to(widen(progress).dtype)

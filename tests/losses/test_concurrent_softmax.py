@@ -57,3 +57,15 @@ def test_a_common_offset_of_the_logits_does_not_matter(device: str) -> None:
 def test_concurrence_only_raises_scores(device: str) -> None:
     logits, _, concurrence = boxes(device)
     assert (concurrent_scores(logits, concurrence) >= logits.softmax(-1)).all()
+
+
+def test_a_compiled_graph_compares_all_classes_and_finds_the_same(device: str) -> None:
+    logits, has_label, concurrence = boxes(device)
+    logits[:5, 0], concurrence[1:, 0] = 400, 1
+    compiled = torch.compile(concurrent_softmax, fullgraph=True, backend="aot_eager")
+    found = []
+    for loss in (concurrent_softmax, compiled):
+        x = logits.view(4, 5, C).clone().requires_grad_()
+        value = loss(x, has_label.view(4, 5, C), concurrence)
+        found.append((value, *torch.autograd.grad(value.sum(), x)))
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-14)
