@@ -3,9 +3,11 @@
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
+from reference_impl.ops.boxes import box_iou
 from reference_impl.ops.checked import checked
-from reference_impl.ops.matching import BACKGROUND, best_overlaps
+from reference_impl.ops.matching import BACKGROUND
 from reference_impl.ops.numerics import widen
 from reference_impl.ops.order import kth_largest
 
@@ -25,7 +27,7 @@ def dynamic_label_assignment(
     -1, & \text{otherwise} \end{cases} $$
 
     Nothing is ignored, and a ground truth that no proposal overlaps enough has none. In each step, `largest_iou` says how well the
-    proposals of the batch lie, and `dynamic_threshold` records it and gives the threshold of the next step.
+    proposals of the batch lie, and `dynamic_threshold` records it and gives the threshold of the next step. All pairs are held in memory.
 
     Args:
         proposals: absolute `(x1, y1, x2, y2)` in pixels.
@@ -39,9 +41,11 @@ def dynamic_label_assignment(
     Raises:
         ValueError: the shapes do not fit together.
     """
-    found = best_overlaps(proposals, boxes, present)
-    is_background = (found.iou < threshold) | (found.iou == 0)
-    return found.truth.masked_fill(is_background, BACKGROUND), found.iou
+    iou = box_iou(proposals.detach()[..., :, None, :], boxes.detach()[..., None, :, :])
+    if present is not None:
+        iou = iou.where(present[..., None, :], 0)
+    highest, truth = pad(iou, (0, 1)).max(-1)
+    return truth.masked_fill((highest < threshold) | (highest == 0), BACKGROUND), highest
 
 
 @checked
