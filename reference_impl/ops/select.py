@@ -19,8 +19,8 @@ def take(score: Float[Tensor, "*batch n"], among: Bool[Tensor, "*batch n"], coun
     """
     order = descending_order(score, among)
     number = torch.arange(1, order.shape[-1] + 1, device=order.device)
-    limit = count[..., None] if isinstance(count, Tensor) else count
-    return among & among.scatter(-1, order, (number <= limit).expand_as(order))
+    taken = number <= count[..., None] if isinstance(count, Tensor) else (number <= count).expand_as(order)
+    return among & among.scatter(-1, order, taken)
 
 
 def first(among: Bool[Tensor, "*batch n"], count: int | Int[Tensor, "*batch 1"]) -> Bool[Tensor, "*batch n"]:

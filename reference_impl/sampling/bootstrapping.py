@@ -44,5 +44,7 @@ def bootstrapping(
     """
     score = widen(score.detach())
     noise = torch.rand_like(score) if noise is None else noise
-    known = torch.zeros_like(negative) if mined is None else mined & negative
-    return (known | take(noise, negative & ~known & (score > threshold), size)).to(score.dtype)
+    alarms = negative & (score > threshold)
+    if mined is None:
+        return take(noise, alarms, size).to(score.dtype)
+    return (mined & negative | take(noise, alarms & ~mined, size)).to(score.dtype)
