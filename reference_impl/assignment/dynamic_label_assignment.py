@@ -27,7 +27,7 @@ def dynamic_label_assignment(
     -1, & \text{otherwise} \end{cases} $$
 
     Nothing is ignored, and a ground truth that no proposal overlaps enough has none. In each step, `largest_iou` says how well the
-    proposals of the batch lie, and `dynamic_threshold` records it and gives the threshold of the next step.
+    proposals of the batch lie, and `dynamic_threshold` records it and gives the threshold of the next step. All pairs are held in memory.
 
     Args:
         proposals: absolute `(x1, y1, x2, y2)` in pixels.
@@ -42,7 +42,9 @@ def dynamic_label_assignment(
         ValueError: the shapes do not fit together.
     """
     iou = box_iou(proposals.detach()[..., :, None, :], boxes.detach()[..., None, :, :])
-    highest, truth = pad(iou if present is None else torch.where(present[..., None, :], iou, 0), (0, 1)).max(-1)
+    if present is not None:
+        iou = iou.where(present[..., None, :], 0)
+    highest, truth = pad(iou, (0, 1)).max(-1)
     return truth.masked_fill((highest < threshold) | (highest == 0), BACKGROUND), highest
 
 

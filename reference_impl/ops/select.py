@@ -21,7 +21,7 @@ def take(score: Float[Tensor, "*batch n"], among: Bool[Tensor, "*batch n"], coun
     if not isinstance(count, Tensor):
         return among & torch.zeros_like(among).scatter(-1, order[..., : max(count, 0)], True)
     number = torch.arange(1, order.shape[-1] + 1, device=order.device)
-    return among & among.scatter(-1, order, (number <= count[..., None]).expand_as(order))
+    return among & among.scatter(-1, order, number <= count[..., None])
 
 
 def first(among: Bool[Tensor, "*batch n"], count: int | Int[Tensor, "*batch 1"]) -> Bool[Tensor, "*batch n"]:

@@ -44,7 +44,7 @@ def bootstrapping(
     """
     score = widen(score.detach())
     noise = torch.rand_like(score) if noise is None else noise
-    wrong = negative & (score > threshold)
+    alarms = negative & (score > threshold)
     if mined is None:
-        return take(noise, wrong, size).to(score.dtype)
-    return (mined & negative | take(noise, wrong & ~mined, size)).to(score.dtype)
+        return take(noise, alarms, size).to(score.dtype)
+    return (mined & negative | take(noise, alarms & ~mined, size)).to(score.dtype)

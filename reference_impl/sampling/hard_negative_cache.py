@@ -48,12 +48,21 @@ def hard_negative_cache(
         1 for each negative of the new cache $\mathcal{D}_{t+1}$ and 0 for every other window.
     """
     score = widen(logits.detach())
-    held = torch.zeros_like(negative) if cached is None else cached & negative
-    kept = (held & (score >= -1 - SLACK)) | take(score, held, size // 2)
-    place = torch.arange(score.shape[-1], device=score.device)
-    turn = place if first is None else (place - first[..., None]) % max(score.shape[-1], 1)
-    found = negative & ~kept & (score >= threshold)
-    return (kept | take(-turn.expand(score.shape).double(), found, (size - kept.sum(-1)).clamp(min=0))).to(score.dtype)
+    found = negative & (score >= threshold)
+    if cached is None:
+        return _in_turn(found, first, size).to(score.dtype)
+    held = cached & negative
+    kept = held & (score >= -1 - SLACK) | take(score, held, size // 2)
+    return (kept | _in_turn(found & ~kept, first, size - kept.sum(-1, keepdim=True))).to(score.dtype)
+
+
+def _in_turn(found: Tensor, first: Tensor | None, room: int | Tensor) -> Tensor:
+    """As many of the windows that are found as there is room for, from the first one on and then from the front."""
+    turn = found.cumsum(-1)
+    if first is not None:
+        later = torch.arange(found.shape[-1], device=found.device) < first[..., None] % max(found.shape[-1], 1)
+        turn = turn - (found & later).sum(-1, keepdim=True) + found.sum(-1, keepdim=True) * later
+    return found & (turn <= room)
 
 
 @checked
