@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from reference_impl.ops.ranks import descending_order
+from reference_impl.ops.numerics import widen
+from reference_impl.ops.ranks import MANY, descending_order
 
 __all__ = ["closest_pair", "first", "take"]
 
@@ -17,11 +18,25 @@ def take(score: Float[Tensor, "*batch n"], among: Bool[Tensor, "*batch n"], coun
         among: the candidates.
         count: how many to take at most, one number for all or one for each set; with fewer candidates, all are taken.
     """
+    if isinstance(count, int) and not torch.compiler.is_compiling():
+        return _take_few(score, among, count) if score.shape[-1] < MANY else _take_of_many(score, among, count)
     order = descending_order(score, among)
-    if not isinstance(count, Tensor):
-        return among & torch.zeros_like(among).scatter(-1, order[..., : max(count, 0)], True)
     number = torch.arange(1, order.shape[-1] + 1, device=order.device)
-    return among & among.scatter(-1, order, number <= count[..., None])
+    taken = number <= count[..., None] if isinstance(count, Tensor) else (number <= count).expand_as(order)
+    return among & among.scatter(-1, order, taken)
+
+
+def _take_few(score: Tensor, among: Tensor, count: int) -> Tensor:
+    return among & torch.zeros_like(among).scatter_(-1, descending_order(score, among)[..., : max(count, 0)], True)
+
+
+def _take_of_many(score: Tensor, among: Tensor, count: int) -> Tensor:
+    """To find the last that is taken costs less than to sort all."""
+    score = widen(score.detach())
+    score = score.masked_fill(~among | score.isnan(), -torch.inf)
+    least = score.topk(min(max(count, 1), score.shape[-1])).values[..., -1:]
+    above = score > least
+    return above | first(among & (score == least), count - above.sum(-1, keepdim=True))
 
 
 def first(among: Bool[Tensor, "*batch n"], count: int | Int[Tensor, "*batch 1"]) -> Bool[Tensor, "*batch n"]:

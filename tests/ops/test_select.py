@@ -80,3 +80,19 @@ def test_the_closest_pair_is_the_first_of_the_smallest(device: str) -> None:
         value, first, second = min(pairs, default=(torch.inf, None, None))
         assert found[2][i].item() == value
         assert not pairs or [found[0][i].item(), found[1][i].item()] == [first, second]
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 40, 100])
+def test_of_many_the_same_are_taken(count: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ties, infinite scores and too few candidates included."""
+    generator = torch.Generator().manual_seed(count)
+    score = torch.randint(-3, 9, (6, 60), generator=generator).double().to(device)
+    score[0, ::2], score[1, ::3] = torch.inf, -torch.inf
+    among = (torch.rand(6, 60, generator=generator) < torch.linspace(0, 1, 6)[:, None]).to(device)
+    expected = take(score, among, count)
+    assert expected.sum(-1).equal(among.sum(-1).clamp(max=count))
+    monkeypatch.setattr("reference_impl.ops.select.MANY", 1)
+    assert take(score, among, count).equal(expected)
+    assert take(score[:, :0], among[:, :0], count).shape == (6, 0)
+    unknown = torch.cat((torch.full_like(score, torch.nan), score), -1)
+    assert take(unknown, torch.cat((among, among), -1), count)[:, 60:].equal(expected)
