@@ -108,7 +108,8 @@ class Mistake(Record):
 
 
 class Result(Record):
-    """A reported result, with what it is compared to. `printed_gain` is the relative improvement as printed, in percent."""
+    """A reported result, with what it is compared to. `printed_gain` is the relative improvement as printed, in percent,
+    `printed_points` the difference as printed, in points of the metric, for sources that print it without the two values."""
 
     metric: Text
     data: Text
@@ -117,6 +118,7 @@ class Result(Record):
     baseline_value: float | None = None
     value: float | None = None
     printed_gain: float | None = None
+    printed_points: float | None = None
     source: Text
     note: Text | None = None
 
