@@ -1,7 +1,7 @@
 """The catalog as typed records: read, checked against the types and against itself."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from tools.records import Fixture, Fixtures, Golden, Imbalance, ImbalanceType, M
 from tools.strict_yaml import Document, Problem, looks_like_a_number
 
 R = TypeVar("R", bound=BaseModel)
+T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
 _ENTRY = re.compile(r"^ +([a-z]+\.[a-z][a-z0-9_]*):", re.MULTILINE)
 
@@ -21,7 +22,7 @@ _ENTRY = re.compile(r"^ +([a-z]+\.[a-z][a-z0-9_]*):", re.MULTILINE)
 class Catalog:
     """All of `catalog/`, and every problem found while reading it.
 
-    `named` has the ids of all entries, also of those in files that cannot be used as they are. `computed` is what golden cases gave.
+    `named` has the ids of all entries, also of those in files that cannot be used as they are. `made` is what `once` keeps.
     """
 
     root: Path
@@ -33,7 +34,7 @@ class Catalog:
     documents: dict[str, Document] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
-    computed: dict[int, Any] = field(default_factory=dict, repr=False)
+    made: dict[int, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def methods(self) -> dict[str, Method]:
@@ -55,6 +56,13 @@ class Catalog:
     @cached_property
     def imbalances(self) -> dict[str, Imbalance]:
         return {id: problem for kind in self.types.values() for id, problem in kind.problems.items()}
+
+    def once(self, record: BaseModel, make: Callable[[], T]) -> T:
+        """What is made of a record of this catalog, by whoever asks first: the checks and the pages ask for the same."""
+        if id(record) not in self.made:
+            self.made[id(record)] = make()
+        found: T = self.made[id(record)]
+        return found
 
     def entries(self) -> Iterator[tuple[str, str, Method]]:
         for key, paper in self.papers.items():

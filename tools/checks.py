@@ -7,6 +7,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,7 @@ from torch import nn
 from tools.assemble import assemble
 from tools.catalog import Catalog
 from tools.diagrams import drawn
-from tools.golden import Case, computed, count_parameters, own_name, tensor_annotation
+from tools.golden import Case, compare, count_parameters, own_name, tensor_annotation
 from tools.records import Golden, Kind, Method, Mistake, Size
 from tools.strict_yaml import Document, Problem
 from tools.strict_yaml import Path as Field
@@ -186,10 +187,10 @@ def _implementation(catalog: Catalog, document: Document, path: Field, id: str, 
         else:
             yield from _golden(catalog, document, (*path, "golden", i), Case(id, golden))
     for i, size in enumerate(method.sizes):
-        yield from _size(document, (*path, "sizes", i), id, size)
+        yield from _size(catalog, document, (*path, "sizes", i), id, size)
     for i, drawing in enumerate(method.drawings):
         try:
-            drawn(id, drawing)
+            catalog.once(drawing, partial(drawn, id, drawing))
         except Exception as error:
             yield document.problem((*path, "drawings", i), f"`{drawing.call}` cannot be drawn: {error}")
     if method.pyramid:
@@ -217,11 +218,11 @@ def _pyramid(catalog: Catalog, document: Document, path: Field, id: str) -> Iter
         yield document.problem(path, f"the pyramid cannot be made: {error}")
 
 
-def _size(document: Document, path: Field, id: str, size: Size) -> Iterator[Problem]:
+def _size(catalog: Catalog, document: Document, path: Field, id: str, size: Size) -> Iterator[Problem]:
     if size.basis == "derived" and not size.derivation:
         yield document.problem(path, "a derived number needs its `derivation`")
     try:
-        counted = count_parameters(id, size)
+        counted = catalog.once(size, lambda: count_parameters(id, size))
     except Exception as error:
         yield document.problem((*path, "init"), f"`{size.call}` cannot be made: {error}")
         return
@@ -305,7 +306,7 @@ def _golden(catalog: Catalog, document: Document, path: Field, case: Case) -> It
     if golden.basis == "derived" and not golden.derivation:
         yield document.problem(path, "a derived case needs its `derivation`")
     try:
-        computed(catalog, case)
+        catalog.once(case.golden, lambda: compare(catalog, case))
     except (Exception, SystemExit) as error:
         yield document.problem((*path, "args"), f"the case cannot be run: {error}")
 

@@ -183,15 +183,6 @@ def compare(
     return found
 
 
-def computed(catalog: Catalog, case: Case) -> list[Comparison]:
-    """`compare` in float64, on the CPU: the checks and the pages ask for the same, and it is run once."""
-    key = id(case.golden)
-    if key not in catalog.computed:
-        catalog.computed[key] = compare(catalog, case)
-    found: list[Comparison] = catalog.computed[key]
-    return found
-
-
 def _module(cls: type[nn.Module], golden: Golden, dtype: torch.dtype, device: str) -> nn.Module:
     """The module of a case, every parameter set as `fill` says where the case says it."""
     module = cls(**golden.init).to(device, dtype)

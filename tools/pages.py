@@ -4,7 +4,7 @@ import json
 import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tools.catalog import Catalog
 from tools.diagrams import drawn
 from tools.figures import Figures, figures
 from tools.gallery import Picture, pictures
-from tools.golden import Case, Comparison, computed, count_parameters, own_name
+from tools.golden import Case, Comparison, compare, count_parameters, own_name
 from tools.plots import Plots
 from tools.pyramids import BoxStatistics, Measured, box_statistics
 from tools.records import Erratum, Golden, Imbalance, ImbalanceType, Method, Paper, Result, Size
@@ -168,10 +168,10 @@ class Site:
 
     def golden_rows(self, id: str) -> list[GoldenRow]:
         goldens = self.catalog.implemented[id].golden
-        return [GoldenRow(golden, computed(self.catalog, Case(id, golden))) for golden in goldens]
+        return [GoldenRow(golden, self.catalog.once(golden, partial(compare, self.catalog, Case(id, golden)))) for golden in goldens]
 
     def counted_sizes(self, id: str) -> list[tuple[Size, int]]:
-        return [(size, count_parameters(id, size)) for size in self.catalog.implemented[id].sizes]
+        return [(size, self.catalog.once(size, partial(count_parameters, id, size))) for size in self.catalog.implemented[id].sizes]
 
     @cached_property
     def pyramids(self) -> dict[str, Measured]:
@@ -213,7 +213,7 @@ class Site:
 
     def drawings(self, id: str) -> list[tuple[str, Markup]]:
         """The modules of a method that are drawn, and their graphs."""
-        return [(drawing.call, drawn(id, drawing)) for drawing in self.catalog.methods[id].drawings]
+        return [(drawing.call, self.catalog.once(drawing, partial(drawn, id, drawing))) for drawing in self.catalog.methods[id].drawings]
 
     def pictures(self, id: str) -> list[Picture]:
         return pictures(id)

@@ -3,6 +3,7 @@
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from reference_impl.ops.boxes import box_area
 from reference_impl.ops.checked import checked
 from reference_impl.ops.matching import best_overlaps
 from reference_impl.ops.numerics import widen
@@ -74,7 +75,5 @@ def snip_ignored_anchors(
 
 
 def _is_in_range(boxes: Tensor, size_range: Tensor) -> Tensor:
-    x1, y1, x2, y2 = widen(boxes.detach()).unbind(-1)
-    size = (x2 - x1).clamp_(min=0).mul_((y2 - y1).clamp_(min=0)).sqrt_()
-    lowest, highest = widen(size_range)[..., None].unbind(-2)
-    return (size >= lowest).logical_and_(size <= highest)
+    size, (lowest, highest) = box_area(boxes.detach()).sqrt(), widen(size_range)[..., None].unbind(-2)
+    return (size >= lowest) & (size <= highest)
