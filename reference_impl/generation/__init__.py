@@ -13,7 +13,15 @@ from reference_impl.generation.context_guided_pasting import (
     pasting_candidates,
     uncovered,
 )
-from reference_impl.generation.cut_paste import blurred_mask, cut_paste, hides_another, random_shift
+from reference_impl.generation.cut_paste import (
+    blurred_mask,
+    cut_paste,
+    hides_another,
+    motion_blur,
+    poisson_blend,
+    random_shift,
+    scale_and_rotate,
+)
 from reference_impl.generation.feature_super_resolution import (
     FeatureDiscriminator,
     FeatureSuperResolution,
@@ -64,11 +72,14 @@ __all__ = [
     "instance_switching",
     "iou_quantile",
     "iou_uniform",
+    "motion_blur",
     "occlusion_loss",
     "pasting_candidates",
+    "poisson_blend",
     "positive_roi",
     "random_shift",
     "receptive_field_mismatch",
+    "scale_and_rotate",
     "switching_candidates",
     "switching_weight",
     "synthesiser_loss",

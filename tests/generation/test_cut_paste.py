@@ -2,8 +2,17 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 
-from reference_impl.generation import blurred_mask, cut_paste, hides_another, random_shift
+from reference_impl.generation import (
+    blurred_mask,
+    cut_paste,
+    hides_another,
+    motion_blur,
+    poisson_blend,
+    random_shift,
+    scale_and_rotate,
+)
 
 
 def scene(device: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,3 +102,47 @@ def test_the_first_object_hides_nothing(device: str) -> None:
     boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0]] * 5, dtype=torch.float64, device=device)
     assert hides_another(boxes).tolist() == [False, True, True, True, True]
     assert not hides_another(boxes, max_overlap=1.0).any()
+
+
+def test_only_differences_of_colour_are_blended(device: str) -> None:
+    image, source, mask = scene(device)
+    shift = torch.tensor([5, 6], device=device)
+    blended = poisson_blend(image, source[0], mask[0], shift)
+    torch.testing.assert_close(poisson_blend(image, source[0] + 3, mask[0], shift), blended)
+    moved = mask[0].roll((6, 5), (0, 1))
+    assert blended[:, ~moved].equal(image[:, ~moved])
+    assert poisson_blend(image, image, mask[0], torch.tensor([0, 0], device=device)).equal(image)
+
+
+def test_a_blend_solves_its_equations(device: str) -> None:
+    image, source, mask = scene(device)
+    blended = poisson_blend(image, source[1], mask[1], torch.tensor([0, 0], device=device))
+    kernel = torch.tensor([[0.0, -1, 0], [-1, 4, -1], [0, -1, 0]], dtype=torch.float64, device=device)[None, None]
+    found, wanted = (conv2d(x[:, None], kernel, padding=1)[:, 0, mask[1]] for x in (blended, source[1]))
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_blur_by_motion_keeps_flat_colours_and_has_no_sense_of_time(device: str) -> None:
+    image, *_ = scene(device)
+    flat = torch.full_like(image, 0.25)
+    for degrees in (0.0, 22.0, 90.0, 147.0):
+        angle = torch.tensor(degrees, dtype=torch.float64, device=device)
+        torch.testing.assert_close(motion_blur(flat, angle), flat)
+        torch.testing.assert_close(motion_blur(image, angle), motion_blur(image, angle + 180))
+        torch.testing.assert_close(motion_blur(image, angle, before=0), motion_blur(image, angle + 180, after=0))
+        assert motion_blur(image, angle, before=0, after=0).equal(image)
+
+
+def test_an_object_turned_back_is_the_object(device: str) -> None:
+    _, source, mask = scene(device)
+    source = source * mask[:, None]
+    still = torch.tensor([[1.0, 0.5]] * 4, dtype=torch.float64, device=device)
+    kept, kept_mask = scale_and_rotate(source, mask, still, max_scale=1.0)
+    torch.testing.assert_close(kept, source)
+    assert kept_mask.equal(mask)
+    odd = torch.zeros(1, 21, 21, dtype=torch.bool, device=device)
+    odd[0, 6:13, 8:15] = True
+    source = torch.rand(1, 1, 21, 21, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(device) * odd[:, None]
+    turned = scale_and_rotate(source, odd, still[:1] + still.new_tensor([0, 0.5]), max_scale=1.0, max_degrees=90.0)[0]
+    middle = slice(6, 13), slice(8, 15)
+    torch.testing.assert_close(turned[0, 0][middle], source[0, 0][middle].rot90())
