@@ -1,7 +1,7 @@
 """Heads: features and boxes in, predictions out; a module where there are parameters."""
 
 from reference_impl.heads.adaptive_feature_pooling import AdaptiveFeaturePooling
-from reference_impl.heads.anchor_refinement import AnchorRefinementModule, anchor_refinement
+from reference_impl.heads.anchor_refinement import AnchorRefinementModule, TransferConnection, anchor_refinement
 from reference_impl.heads.attractionet import AttractioNet, in_out_boxes, in_out_loss, in_out_targets, multi_threshold_nms
 from reference_impl.heads.boosted_cascade import BoostedCascade, average_overlapping, boosted_stage, rectangle_features
 from reference_impl.heads.cascade_rcnn import CascadeRCNN, cascade_detections, cascade_loss, cascade_scores, sample_rois, stage_targets
@@ -40,7 +40,7 @@ from reference_impl.heads.ms_cnn import (
     sample_negatives,
 )
 from reference_impl.heads.multi_region_cnn import MultiRegionCNN, box_voting, multi_region_loss, multi_regions
-from reference_impl.heads.objectness_module import ObjectnessModule, objectness_module, without_easy_anchors
+from reference_impl.heads.objectness_module import GuidedRefinement, ObjectnessModule, objectness_module, without_easy_anchors
 from reference_impl.heads.optimal_bias import optimal_bias
 from reference_impl.heads.overfeat import OverFeat, merge_predictions, overfeat_loss, window_targets
 from reference_impl.heads.prior_bias import prior_bias
@@ -90,6 +90,7 @@ __all__ = [
     "FeatureUpsampling",
     "FineGrainedDynamicHead",
     "GuidedAnchoring",
+    "GuidedRefinement",
     "HSDContext",
     "HierarchicalShotDetector",
     "IoUNet",
@@ -105,6 +106,7 @@ __all__ = [
     "SideAwareBoundaryLocalization",
     "SoftIoU",
     "SoftRoISelection",
+    "TransferConnection",
     "agglomerative_clusters",
     "anchor_refinement",
     "assign_to_branches",

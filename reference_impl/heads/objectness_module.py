@@ -3,12 +3,14 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import relu
 
 from reference_impl.ops.checked import checked
+from reference_impl.ops.deformable import deformable_conv
 from reference_impl.ops.layout import per_anchor
 from reference_impl.ops.numerics import widen
 
-__all__ = ["ObjectnessModule", "objectness_module", "without_easy_anchors"]
+__all__ = ["GuidedRefinement", "ObjectnessModule", "objectness_module", "without_easy_anchors"]
 
 
 @checked
@@ -75,3 +77,42 @@ class ObjectnessModule(nn.Module):
         of_location = logits[..., 0].reshape(images, height * width, self.anchors)
         enriched = objectness_module(features.flatten(-2).mT, of_location).mT.reshape(images, channels, height, width)
         return enriched, logits, per_anchor(self.regress(features), anchors=self.anchors)
+
+
+class GuidedRefinement(nn.Module):
+    r"""Lets the class predictor look where the first regression has moved the anchors.
+
+    $$ f'' = \mathrm{relu}(\mathrm{BN}(\mathrm{deform}(f', \Delta))), \qquad
+       \Delta = \mathrm{relu}(\mathrm{BN}(\mathrm{conv}_1(t_x, t_y))) $$
+
+    $\Delta$ are the offsets of a deformable 3x3 convolution, one pair for each tap. As in the authors' code they are rectified, so that the
+    taps move down and to the right only.
+
+    Args:
+        channels: of the features.
+        anchors: number of anchors at a location.
+        width: channels of the result.
+        dilation: of the convolution; in the authors' network 5, 4, 3 and 2, from the finest level on.
+    """
+
+    def __init__(self, channels: int, anchors: int, *, width: int = 256, dilation: int = 5) -> None:
+        super().__init__()
+        self.anchors, self.dilation = anchors, dilation
+        self.offsets = nn.Sequential(nn.Conv2d(anchors * 2, 18, 1, bias=False), nn.BatchNorm2d(18, momentum=0.01), nn.ReLU())
+        self.weight = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(width, channels, 3, 3)))
+        self.norm = nn.BatchNorm2d(width, momentum=0.01)
+
+    @checked
+    def forward(self, features: Float[Tensor, "b channels h w"], offsets: Float[Tensor, "b n 4"]) -> Float[Tensor, "b width h w"]:
+        """Features and offsets of each anchor, both from `ObjectnessModule` -> features for the class predictor.
+
+        Raises:
+            ValueError: `offsets` do not have `n = h w anchors` rows.
+        """
+        images, _, height, width = features.shape
+        if offsets.shape[1] != height * width * self.anchors:
+            expected = f"{height * width * self.anchors}, {self.anchors} for each of {height} x {width} locations"
+            raise ValueError(f"GuidedRefinement: `offsets` have {offsets.shape[1]} rows; expected {expected}")
+        shift = offsets[..., :2].reshape(images, height, width, self.anchors, 2).permute(0, 4, 3, 1, 2).flatten(1, 2)
+        moved = deformable_conv(features, self.offsets(shift), self.weight, padding=self.dilation, dilation=self.dilation)
+        return relu(self.norm(moved))
