@@ -23,7 +23,7 @@ from tools.gallery import Picture, pictures
 from tools.golden import Case, Comparison, compare, count_parameters, own_name
 from tools.plots import Plots
 from tools.pyramids import BoxStatistics, Measured, box_statistics
-from tools.records import Erratum, Golden, Imbalance, ImbalanceType, Method, Paper, Result, Size
+from tools.records import Drawing, Erratum, Golden, Imbalance, ImbalanceType, Method, Paper, Result, Size
 from tools.samplers import Outcome, outcome
 from tools.scales import OCTAVES, Scales, scales
 
@@ -211,9 +211,9 @@ class Site:
     def octaves(self) -> list[str]:
         return OCTAVES
 
-    def drawings(self, id: str) -> list[tuple[str, Markup]]:
+    def drawings(self, id: str) -> list[tuple[Drawing, Markup]]:
         """The modules of a method that are drawn, and their graphs."""
-        return [(drawing.call, self.catalog.once(drawing, partial(drawn, id, drawing))) for drawing in self.catalog.methods[id].drawings]
+        return [(drawing, self.catalog.once(drawing, partial(drawn, id, drawing))) for drawing in self.catalog.methods[id].drawings]
 
     def pictures(self, id: str) -> list[Picture]:
         return pictures(id)

@@ -77,13 +77,14 @@ class Drawing(Record):
     """A module whose graph is drawn.
 
     `given` has for each argument of `forward` its tensors, by the name that is drawn, with their shapes, or a number. `outputs` names the
-    first outputs; later ones are not drawn.
+    first outputs; later ones are not drawn. `note` says what a reader cannot see, as that there is more of the same.
     """
 
     call: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
     init: dict[str, Any] = {}
     given: Annotated[dict[str, dict[Text, list[int]] | int | float], Field(min_length=1)]
     outputs: Annotated[list[Text], Field(min_length=1)]
+    note: Text | None = None
 
 
 class Assembly(Record):
