@@ -75,6 +75,10 @@ class DetNASSearch(nn.Module):
     It is trained on architectures drawn evenly, `random_architecture`, first to classify and then within the detector, so that no form of
     a block relies on one form of the next. A candidate is judged by the accuracy of the detector with it, at the weights that it has here.
 
+    The authors then judge 50 candidates in each of 20 rounds, and keep the best 10 of all so far. The next 50 are 20 of these 10 after
+    `mutated_architecture`, 20 of two of them by `crossed_architecture`, and 10 drawn evenly; who was judged before, or has too many
+    operations, is drawn again.
+
     Args:
         blocks: how many each stage has.
         widths: channels of the first convolution, then of each stage.
@@ -106,6 +110,21 @@ class DetNASSearch(nn.Module):
         """An architecture by numbers in [0, 1), one for each block: `noise` `[n]`, drawn evenly by default."""
         noise = torch.rand(len(self.forms)) if noise is None else noise
         return [CANDIDATES[k] for k in (noise * len(CANDIDATES)).long().tolist()]
+
+    def mutated_architecture(self, architecture: Sequence[str], noise: Tensor | None = None, *, rate: float = 0.1) -> list[str]:
+        """`architecture` with some of its blocks drawn anew, each at `rate`, by `noise` `[n 2]` in [0, 1): whether, and which."""
+        _check("mutated_architecture", architecture, len(self.forms))
+        noise = torch.rand(len(self.forms), 2) if noise is None else noise
+        changes = (noise[:, 0] < rate).tolist()
+        drawn = self.random_architecture(noise[:, 1])
+        return [new if change else old for old, new, change in zip(architecture, drawn, changes, strict=True)]
+
+    def crossed_architecture(self, first: Sequence[str], second: Sequence[str], noise: Tensor | None = None) -> list[str]:
+        """Each block from one of two architectures, by `noise` `[n]` in [0, 1): from the `first` where it is below 1/2."""
+        _check("crossed_architecture", first, len(self.forms))
+        _check("crossed_architecture", second, len(self.forms))
+        noise = torch.rand(len(self.forms)) if noise is None else noise
+        return [a if of_first else b for a, b, of_first in zip(first, second, (noise < 0.5).tolist(), strict=True)]
 
 
 class _Block(nn.Module):

@@ -131,3 +131,36 @@ def test_what_does_not_fit_is_named(device: str) -> None:
         DetNAS(["shuffle_3x3"], blocks=[1, 0], widths=[4, 8, 16])
     with pytest.raises(ValueError, match=r"`levels\[0\]` has shape \(1, 4, 8, 8\)"):
         backbone(device)([torch.zeros(1, 4, 8, 8, dtype=torch.float64, device=device)])
+
+
+def test_evolution_finds_what_chance_does_not() -> None:
+    """Rounds as the authors have them, with the share of blocks that a hidden architecture has, too, as the measure."""
+    torch.manual_seed(0)
+    network = DetNASSearch([2, 2, 4, 2], [2, 4, 6, 8, 10])
+    wanted = network.random_architecture()
+    judged: dict[tuple[str, ...], float] = {}
+
+    def judge(candidates: list[list[str]]) -> None:
+        judged.update({tuple(c): sum(a == b for a, b in zip(c, wanted, strict=True)) / len(wanted) for c in candidates})
+
+    judge([network.random_architecture() for _ in range(50)])
+    by_chance = max(judged.values())
+    for _ in range(19):
+        best = sorted(judged, key=judged.__getitem__)[-10:]
+        first, second = torch.randint(10, (2, 20)).tolist()
+        mutated = [network.mutated_architecture(best[i]) for i in first]
+        crossed = [network.crossed_architecture(best[i], best[k]) for i, k in zip(first, second, strict=True)]
+        judge(mutated + crossed + [network.random_architecture() for _ in range(10)])
+    assert by_chance < 0.8
+    assert max(judged.values()) == 1
+
+
+def test_noise_says_which_blocks_change() -> None:
+    network = DetNASSearch(**SIZES)
+    noise = torch.tensor([[0.0, 0.9], [0.5, 0.9], [0.09, 0.3], [0.1, 0.3]])
+    assert network.mutated_architecture(ARCHITECTURE, noise) == ["xception_3x3", "xception_3x3", "shuffle_5x5", "shuffle_3x3"]
+    other = ["shuffle_3x3"] * 4
+    crossed = network.crossed_architecture(ARCHITECTURE, other, torch.tensor([0.5, 0.49, 0.0, 0.9]))
+    assert crossed == ["shuffle_3x3", "xception_3x3", "shuffle_7x7", "shuffle_3x3"]
+    with pytest.raises(ValueError, match=r"crossed_architecture: `architecture` is .*; expected 4 of shuffle_3x3"):
+        network.crossed_architecture(ARCHITECTURE, other[:3])
