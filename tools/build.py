@@ -23,8 +23,8 @@ def build(root: Path) -> int:
     torch.set_num_threads(1)
     # What networks are trained for takes as long as all else.
     with get_context("spawn").Pool(1, torch.set_num_threads, (1,)) as beside:
+        painted, drawn = beside.apply_async(gallery), beside.apply_async(figures, (root,))
         catalog = load(root)
-        painted, drawn = beside.apply_async(gallery), beside.apply_async(figures, (catalog,))
         problems = check(catalog)
         for problem in problems:
             print(problem)
