@@ -33,18 +33,22 @@ def on_nav(nav: Navigation, *, config: MkDocsConfig, files: Files) -> Navigation
     converted = fork.Queue()
     fork.Process(target=_convert, args=(pages, config, files, converted), daemon=True).start()
 
-    def render(page: Page, config: MkDocsConfig, files: Files) -> None:
+    def received() -> Any:
         found, warnings = converted.get(timeout=PATIENCE)
         for record in warnings:
             logging.getLogger(record.name).handle(record)
         if isinstance(found, Exception):
             raise found
+        return found
+
+    def render(page: Page, config: MkDocsConfig, files: Files) -> None:
+        found = received()
         found["links_to_anchors"] = {files.src_uris[uri]: links for uri, links in found["links_to_anchors"].items()}
         vars(page).update(found)
 
     def add_to_search(page: Page) -> None:
-        if "entries" in vars(page):
-            index.entries += vars(page)["entries"]
+        if page in pages:
+            index.entries += received()
         else:
             read_for_search(page)
 
@@ -56,17 +60,23 @@ def on_nav(nav: Navigation, *, config: MkDocsConfig, files: Files) -> Navigation
 
 
 def _convert(pages: list[Page], config: MkDocsConfig, files: Files, converted: Any) -> None:
-    """Of each page what `Page.render` sets and its entries for search, or the exception that was raised, and the records that it logged."""
-    log, seen = logging.getLogger("mkdocs"), _Seen()
+    """Of each page what `Page.render` sets, then of each page its entries for search; each with the records that were logged.
+
+    An exception is the last that is given.
+    """
+    log, seen, index = logging.getLogger("mkdocs"), _Seen(), _search_index(config)
     log.handlers, log.propagate = [seen], False
-    for page in pages:
-        found: Any
-        try:
-            found = dict(_rendered(page, config, files))
-        except Exception as error:
-            found = error
-        converted.put((found, seen.records))
-        seen.records = []
+    try:
+        for page in pages:
+            converted.put((dict(_rendered(page, config, files)), seen.records))
+            seen.records = []
+        for page in pages:
+            index.entries = []
+            index.add_entry_from_context(page)
+            converted.put((index.entries, seen.records))
+            seen.records = []
+    except Exception as error:
+        converted.put((error, seen.records))
 
 
 def _rendered(page: Page, config: MkDocsConfig, files: Files) -> Iterator[tuple[str, Any]]:
@@ -77,10 +87,6 @@ def _rendered(page: Page, config: MkDocsConfig, files: Files) -> Iterator[tuple[
     for name in ("content", "toc", "_title_from_render", "present_anchor_ids"):
         yield name, getattr(page, name)
     yield "links_to_anchors", {file.src_uri: links for file, links in (page.links_to_anchors or {}).items()}
-    index = _search_index(config)
-    index.entries = []
-    index.add_entry_from_context(page)
-    yield "entries", index.entries
 
 
 def _search_index(config: MkDocsConfig) -> Any:
