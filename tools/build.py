@@ -21,16 +21,16 @@ def build(root: Path) -> int:
     """Build `root/site`. Returns the exit status; what is wrong is printed."""
     # One thread: sums come out the same on every machine, and tensors as small as a page's gain nothing from more.
     torch.set_num_threads(1)
-    # What networks are trained for takes as long as all else.
+    # The pictures and figures, for which networks are trained, take as long as all else.
     with get_context("spawn").Pool(1, torch.set_num_threads, (1,)) as beside:
-        painted, drawn = beside.apply_async(gallery), beside.apply_async(figures, (root,))
+        pictures_made, figures_made = beside.apply_async(gallery), beside.apply_async(figures, (root,))
         catalog = load(root)
         problems = check(catalog)
         for problem in problems:
             print(problem)
         if problems:
             return 1
-        site = Site(catalog, painted.get, drawn.get)
+        site = Site(catalog, pictures_made.get, figures_made.get)
         files = site.render()
     write(root / "build" / "docs", files, root / "docs")
     (root / "build" / "mkdocs.yml").write_text(yaml.safe_dump(configuration(site), sort_keys=False))

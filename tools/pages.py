@@ -65,14 +65,14 @@ class Site:
     """Everything that templates ask for.
 
     Attributes:
-        painted: gives the pictures of each generator.
-        drawn: gives the figures.
+        get_pictures: gives the pictures of each generator.
+        get_figures: gives the figures.
         files: the text of each generated path.
     """
 
     catalog: Catalog
-    painted: Callable[[], dict[str, list[Picture]]]
-    drawn: Callable[[], Figures]
+    get_pictures: Callable[[], dict[str, list[Picture]]]
+    get_figures: Callable[[], Figures]
     files: dict[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -223,11 +223,11 @@ class Site:
         return [(drawing.call, self.catalog.once(drawing, partial(drawn, id, drawing))) for drawing in self.catalog.methods[id].drawings]
 
     def pictures(self, id: str) -> list[Picture]:
-        return self.painted().get(id, [])
+        return self.get_pictures().get(id, [])
 
     @cached_property
     def figures(self) -> Figures:
-        return self.drawn()
+        return self.get_figures()
 
     def toy_rows(self) -> Iterator[tuple[str, Method, Golden, list[float]]]:
         """The survey's Table 3: what each implementation gives on the toy example."""
