@@ -1,6 +1,7 @@
 """The built site: every link leads somewhere, nothing comes from another host, hostile text stays text, and two builds are equal."""
 
 import filecmp
+import json
 import shutil
 import subprocess
 import sys
@@ -114,6 +115,13 @@ def test_downloads_are_there(root: Path) -> None:
         assert (root / "site" / name).stat().st_size > 100, name
 
 
+def test_search_knows_every_page(pages: dict[str, Page], root: Path) -> None:
+    """Those of either process, once."""
+    entries = json.loads((root / "site/search/search_index.json").read_text())["docs"]
+    whole = [entry["location"] for entry in entries if "#" not in entry["location"]]
+    assert sorted(f"{location}index.html" for location in whole) == sorted(pages.keys() - {"404.html"})
+
+
 def test_a_second_build_gives_the_same_bytes(root: Path, tmp_path: Path) -> None:
     first = tmp_path / "first"
     shutil.copytree(root / "site", first)
@@ -122,13 +130,13 @@ def test_a_second_build_gives_the_same_bytes(root: Path, tmp_path: Path) -> None
     assert _differences(filecmp.dircmp(first, root / "site")) == []
 
 
-@pytest.mark.parametrize("broken", [None, "index.md", "papers/paper.md"])
+@pytest.mark.parametrize("broken", [None, "api/index.md", "index.md"])
 def test_a_page_of_either_process_ends_the_build_with_its_broken_link(broken: str | None, tmp_path: Path) -> None:
-    (tmp_path / "docs" / "papers").mkdir(parents=True)
-    for name in ("index.md", "papers/paper.md"):
+    (tmp_path / "docs" / "api").mkdir(parents=True)
+    for name in ("index.md", "api/index.md"):
         (tmp_path / "docs" / name).write_text("# A page\n\n[elsewhere](missing.md)" if name == broken else "# A page")
     hook = ROOT / "tools" / "halves.py"
-    (tmp_path / "mkdocs.yml").write_text(f"{{site_name: Two pages, theme: {{name: mkdocs}}, hooks: ['{hook}']}}")
+    (tmp_path / "mkdocs.yml").write_text(f"{{site_name: Two pages, theme: {{name: material}}, plugins: [search], hooks: ['{hook}']}}")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (run.returncode == 0) == (broken is None)

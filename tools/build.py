@@ -11,8 +11,9 @@ import yaml
 
 from tools.catalog import ROOT, Catalog, load
 from tools.checks import check
+from tools.figures import figures
+from tools.gallery import gallery
 from tools.pages import KIND_NAMES, Site
-from tools.pyramids import measure_all
 from tools.text import title
 
 
@@ -20,16 +21,16 @@ def build(root: Path) -> int:
     """Build `root/site`. Returns the exit status; what is wrong is printed."""
     # One thread: sums come out the same on every machine, and tensors as small as a page's gain nothing from more.
     torch.set_num_threads(1)
-    # To measure the pyramids takes as long as to check the catalog and to draw the figures.
-    with get_context("spawn").Pool(1) as beside:
-        measured = beside.apply_async(measure_all, (root,))
+    # The pictures and figures, for which networks are trained, take as long as all else.
+    with get_context("spawn").Pool(1, torch.set_num_threads, (1,)) as beside:
+        pictures_made, figures_made = beside.apply_async(gallery), beside.apply_async(figures, (root,))
         catalog = load(root)
         problems = check(catalog)
         for problem in problems:
             print(problem)
         if problems:
             return 1
-        site = Site(catalog, measured.get)
+        site = Site(catalog, pictures_made.get, figures_made.get)
         files = site.render()
     write(root / "build" / "docs", files, root / "docs")
     (root / "build" / "mkdocs.yml").write_text(yaml.safe_dump(configuration(site), sort_keys=False))

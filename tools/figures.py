@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from markupsafe import Markup
@@ -27,7 +28,7 @@ from reference_impl.ops.boxes import box_iou, encode_deltas
 from reference_impl.pyramids import roi_level
 from tools import scenes
 from tools.anchoring import SCALE, squares, trained
-from tools.catalog import Catalog
+from tools.catalog import load
 from tools.charts import Axis, Series, bar_chart, line_chart, scene
 from tools.simulation import ALL_POINTS, BoxLoss, box_losses, simulate
 
@@ -338,7 +339,9 @@ class Figures:
     thresholds: Sequence[float] = THRESHOLDS
 
 
-def figures(catalog: Catalog) -> Figures:
+def figures(root: Path) -> Figures:
+    """Of the catalog under `root`."""
+    catalog = load(root)
     losses = box_losses(catalog)
     on_corners = box_losses(catalog, coordinates=lambda boxes: boxes)
     return Figures(

@@ -55,11 +55,12 @@ class Picture:
     caption: str
 
 
-def pictures(id: str) -> list[Picture]:
-    """Pictures made by the method, always the same ones; none for a method that makes no pictures."""
-    make = MAKERS.get(id)
-    if make is None:
-        return []
+def gallery() -> dict[str, list[Picture]]:
+    """The pictures of every method that makes some, always the same ones."""
+    return {id: _made(make) for id, make in MAKERS.items()}
+
+
+def _made(make: Callable[[], list[Picture]]) -> list[Picture]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return make()
@@ -254,7 +255,7 @@ def _disc() -> tuple[Tensor, Tensor]:
     y, x = torch.arange(HEIGHT)[:, None] - 21.5, torch.arange(WIDTH) - 35.5
     mask = y**2 + x**2 < 64
     shade = 1 - (y**2 + (x + 3) ** 2).sqrt() / 20
-    return torch.stack((0.95 * shade, 0.55 * shade, 0.2 * shade)) * mask, mask
+    return torch.stack((0.95 * shade, 0.55 * shade, 0.2 * shade)), mask
 
 
 def _house() -> tuple[Tensor, Tensor]:
@@ -263,7 +264,7 @@ def _house() -> tuple[Tensor, Tensor]:
     roof = (y >= 14) & (y < 23) & ((x - 35.5).abs() <= y - 13)
     door = (y >= 27) & (y < 34) & (x >= 34) & (x < 38)
     red, green, blue = (torch.where(door, a, torch.where(roof, b, c)) for a, b, c in ((0.3, 0.7, 0.9), (0.2, 0.25, 0.85), (0.2, 0.2, 0.75)))
-    return torch.stack((red, green, blue)) * (wall | roof), wall | roof
+    return torch.stack((red, green, blue)), wall | roof
 
 
 def _blur(*, stride: int) -> nn.Conv2d:

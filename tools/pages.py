@@ -18,11 +18,11 @@ from tools.bench.page import milliseconds
 from tools.bibtex import bibtex, citation_tags
 from tools.catalog import Catalog
 from tools.diagrams import drawn
-from tools.figures import Figures, figures
-from tools.gallery import Picture, pictures
+from tools.figures import Figures
+from tools.gallery import Picture
 from tools.golden import Case, Comparison, compare, count_parameters, own_name
 from tools.plots import Plots
-from tools.pyramids import BoxStatistics, Measured, box_statistics
+from tools.pyramids import BoxStatistics, Measured, box_statistics, measure
 from tools.records import Drawing, Erratum, Golden, Imbalance, ImbalanceType, Method, Paper, Result, Size
 from tools.samplers import Outcome, outcome
 from tools.scales import OCTAVES, Scales, scales
@@ -62,10 +62,17 @@ class GoldenRow:
 
 @dataclass
 class Site:
-    """Everything that templates ask for. `measured` gives the pyramids; `files` maps each generated path to its text."""
+    """Everything that templates ask for.
+
+    Attributes:
+        get_pictures: gives the pictures of each generator.
+        get_figures: gives the figures.
+        files: the text of each generated path.
+    """
 
     catalog: Catalog
-    measured: Callable[[], dict[str, Measured]]
+    get_pictures: Callable[[], dict[str, list[Picture]]]
+    get_figures: Callable[[], Figures]
     files: dict[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -87,11 +94,9 @@ class Site:
         return env
 
     def render(self) -> dict[str, str]:
-        """Every generated page and download; first those that do not speak of the pyramids, which may still be being measured."""
-        self._page("figures.md", "figures.md")
-        self._page("regression_simulation.md", "regression_simulation.md")
+        """Every generated page and download; last the figures, which may still be being drawn."""
         self._page("index.md", "home.md")
-        for key, id, method in sorted(self.catalog.entries(), key=lambda entry: entry[2].pyramid is not None):
+        for key, id, method in self.catalog.entries():
             paper = self.catalog.papers[key]
             self._page(self.method_path(id), "method.md", id=id, method=method, key=key, paper=paper)
         for key, paper in self.catalog.papers.items():
@@ -111,6 +116,8 @@ class Site:
         self._page("api/measure.md", "api.md", kind="measure", name="Measures", package="reference_impl.measure")
         self._page("api/index.md", "api_index.md")
         self.files["catalog.bib"] = "\n".join(bibtex(key, paper) for key, paper in self.catalog.papers.items())
+        self._page("figures.md", "figures.md")
+        self._page("regression_simulation.md", "regression_simulation.md")
         self.files["catalog.json"] = json.dumps(self._data(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
         return self.files
 
@@ -176,8 +183,8 @@ class Site:
     @cached_property
     def pyramids(self) -> dict[str, Measured]:
         """Every pyramid, measured; those that balance object scale first."""
-        known, measured = dict(self.methods_of("object_scale") + self.methods_of("feature_level")), self.measured()
-        return {id: measured[id] for id in known if id in measured}
+        known = dict(self.methods_of("object_scale") + self.methods_of("feature_level"))
+        return {id: measure(self.catalog, id) for id, method in known.items() if id in self.catalog.implemented and method.pyramid}
 
     def cost(self, id: str) -> str:
         """What a method costs in a word: the size of its module, or the time of its function."""
@@ -216,11 +223,11 @@ class Site:
         return [(drawing, self.catalog.once(drawing, partial(drawn, id, drawing))) for drawing in self.catalog.methods[id].drawings]
 
     def pictures(self, id: str) -> list[Picture]:
-        return pictures(id)
+        return self.get_pictures().get(id, [])
 
     @cached_property
     def figures(self) -> Figures:
-        return figures(self.catalog)
+        return self.get_figures()
 
     def toy_rows(self) -> Iterator[tuple[str, Method, Golden, list[float]]]:
         """The survey's Table 3: what each implementation gives on the toy example."""

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from markupsafe import Markup
@@ -13,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from reference_impl.measure import Graph, backbone_shares, cells_per_box, effective_number, path_lengths, trace
 from reference_impl.pyramids import roi_level
 from tools.assemble import BACKBONE, assemble
-from tools.catalog import Catalog, load
+from tools.catalog import Catalog
 from tools.data import coco
 from tools.diagrams import diagram
 
@@ -34,13 +33,6 @@ class Measured:
     effective: list[float]
     paths: list[list[int]]
     drawing: Markup
-
-
-def measure_all(root: Path) -> dict[str, Measured]:
-    """Every pyramid of the catalog under `root`."""
-    torch.set_num_threads(1)
-    catalog = load(root)
-    return {id: measure(catalog, id) for id, method in catalog.implemented.items() if method.pyramid}
 
 
 def measure(catalog: Catalog, id: str) -> Measured:
