@@ -17,7 +17,7 @@ def widen(x: Tensor) -> Tensor:
 
 def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     """`numerator / denominator`, and 0 with gradient 0 where the denominator is 0."""
-    return numerator / denominator.masked_fill(denominator == 0, torch.inf)
+    return numerator / denominator.masked_fill(denominator.logical_not(), torch.inf)
 
 
 def safe_log(x: Tensor) -> Tensor:
