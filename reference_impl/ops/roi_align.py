@@ -236,7 +236,7 @@ def _pool(levels: Sequence[Tensor], boxes: Tensor, level: Tensor, scales: Sequen
     per_area = safe_divide(torch.full_like(area, size**2), area)[..., None, None]
     border = torch.arange(size + 1, device=boxes.device) / size
     borders = [placed[..., axis, None] + length[..., axis, None] * border for axis in (0, 1)]
-    if boxes.shape[-2] * size <= FEW:
+    if not torch.compiler.is_compiling() and boxes.shape[-2] * size <= FEW:
         found = (_pool_few(x, borders, per_area * (level == i)[..., None, None]) for i, x in enumerate(levels))
         return sum(found, start=placed.new_zeros(())).to(levels[0].dtype)
     width = _of_level(level, [x.shape[-1] for x in levels])
