@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reference_impl.ops.checked import checked
-from reference_impl.ops.numerics import widen
+from reference_impl.ops.numerics import safe_divide, widen
 
 __all__ = ["bounded_iou_loss"]
 
@@ -36,11 +36,6 @@ def bounded_iou_loss(pred: Float[Tensor, "*batch 4"], target: Float[Tensor, "*ba
     (pred_lower, pred_upper), (lower, upper) = widen(pred).tensor_split(2, -1), widen(target).tensor_split(2, -1)
     size, pred_size = (upper - lower).clamp(min=0), pred_upper - pred_lower
     gap = (pred_lower + pred_upper - (lower + upper)).abs()
-    position = _loss(size - gap, size + gap)
-    extent = _loss(torch.minimum(size, pred_size), torch.maximum(size, pred_size))
-    return torch.cat((position, extent), -1)
-
-
-def _loss(shared: Tensor, union: Tensor) -> Tensor:
-    iou = (shared / union.masked_fill(union == 0, torch.inf)).clamp(min=0)
-    return (1 - iou).square()
+    shared = torch.cat((size - gap, torch.minimum(size, pred_size)), -1)
+    union = torch.cat((size + gap, torch.maximum(size, pred_size)), -1)
+    return (1 - safe_divide(shared, union).clamp(min=0)).square()

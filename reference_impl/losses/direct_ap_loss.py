@@ -46,8 +46,8 @@ def direct_ap_loss(
     """
     if epsilon <= 0:
         raise ValueError(f"direct_ap_loss: `epsilon` is {epsilon}; expected a number > 0")
-    logits = widen(logits)
-    (up, own), (down, others) = (_descending(logits, mask) for mask in (positive, negative))
+    score = logits.double()
+    (up, own), (down, others) = (_descending(score.detach(), mask) for mask in (positive, negative))
     positives, negatives = (mask.sum(-1, keepdim=True).double() for mask in (positive, negative))
     i, j = (torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=torch.float64) for x in (up, down))
 
@@ -61,10 +61,10 @@ def direct_ap_loss(
     number = torch.arange(1, len(i) + 1, device=up.device).expand_as(up).contiguous()
     above, above_with_loss = (torch.searchsorted(x, number) for x in (before, before_with_loss))
     loss = torch.where(i <= positives, above_with_loss / (i + above_with_loss), 0).sum(-1)
-    up, down = (logits.double().gather(-1, index) for index in (own, others))
+    up, down = (score.gather(-1, index) for index in (own, others))
     price = 2 * (((above_with_loss - above) * up).sum(-1) - ((before - before_with_loss) * down).sum(-1))
     positives, negatives = positives.squeeze(-1).clamp(min=1), negatives.squeeze(-1).clamp(min=1)
-    return (loss / positives - price / (epsilon * positives * negatives)).clamp(min=0).to(logits.dtype)
+    return (loss / positives - price / (epsilon * positives * negatives)).clamp(min=0).to(widen(logits).dtype)
 
 
 def _places_with_loss(up: Tensor, down: Tensor, strength: Tensor) -> Tensor:
@@ -82,9 +82,9 @@ def _places_with_loss(up: Tensor, down: Tensor, strength: Tensor) -> Tensor:
     return gain.argmax(-1).cummax(-1).values
 
 
-def _descending(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def _descending(score: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The scores of a set in descending order, then -inf, and where they stand."""
     index, found = pack(mask)
-    score = logits.detach().double().gather(-1, index)
+    score = score.gather(-1, index)
     score, order = descending(score if found is None else score.masked_fill(~found, -torch.inf))
     return score, index.gather(-1, order)

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reference_impl.ops.checked import checked
-from reference_impl.ops.numerics import widen
+from reference_impl.ops.numerics import entropy_of_class, widen
 
 __all__ = ["distribution_focal_loss", "expected_distance"]
 
@@ -35,10 +35,9 @@ def distribution_focal_loss(logits: Float[Tensor, "*batch n bins"], target: Floa
         raise ValueError(f"distribution_focal_loss: `logits` has {last + 1} distances; expected at least 2")
     log_share = widen(logits).log_softmax(-1)
     target = widen(target).clamp(0, last)
-    left = target.detach().long().clamp(max=last - 1)
+    left = target.long().clamp_(max=last - 1)
     share = (target - left).to(log_share.dtype)
-    below, above = (log_share.gather(-1, index[..., None])[..., 0] for index in (left, left + 1))
-    return -((1 - share) * below + share * above)
+    return torch.lerp(entropy_of_class(log_share, left), entropy_of_class(log_share, left + 1), share)
 
 
 @checked

@@ -1,5 +1,6 @@
 """Huber loss: Huber, Annals of Mathematical Statistics 1964."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -32,4 +33,4 @@ def huber_loss(pred: Float[Tensor, "*n"], target: Float[Tensor, "*n"], *, delta:
     """
     error = (widen(pred) - widen(target)).abs()
     inner = error.clamp(max=delta)
-    return inner * inner / 2 + delta * (error - inner)
+    return inner * torch.sub(error, inner, alpha=0.5)

@@ -3,11 +3,9 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from reference_impl.ops.checked import checked
-from reference_impl.ops.density import bin_index
-from reference_impl.ops.numerics import widen
+from reference_impl.ops.numerics import entropy_of_class, widen
 
 __all__ = ["expected_offset", "offset_bin_classification"]
 
@@ -37,9 +35,11 @@ def offset_bin_classification(
         ValueError: `lowest` is not below `highest`, or the shapes do not fit together.
     """
     _check_range("offset_bin_classification", lowest, highest)
-    share = (widen(target.detach()) - lowest) / (highest - lowest)
-    own = bin_index(share, bins=logits.shape[-1])
-    return cross_entropy(widen(logits).flatten(0, -2), own.flatten(), reduction="none").view(target.shape)
+    target, bins, length = widen(target.detach()), logits.shape[-1], highest - lowest
+    # As in `bin_index`, an offset that rounding may have put below an edge counts as on the edge.
+    share = (target - (lowest - 2 * torch.finfo(target.dtype).eps * length)) * (bins / length)
+    own = share.long().clamp_(0, bins - 1)
+    return entropy_of_class(widen(logits).log_softmax(-1), own)
 
 
 @checked

@@ -41,7 +41,9 @@ def quality_focal_loss(
     def formula(logits: Tensor, labels: Tensor) -> Tensor:
         own = labels[..., None] == torch.arange(logits.shape[-1], device=labels.device)
         target = torch.where(own, iou[..., None], 0).to(logits.dtype)
-        distance = (target - logits.sigmoid()).abs().clamp(min=tiny)
+        distance = (target - logits.sigmoid()).abs()
+        # From a square on, a power has both derivatives at 0.
+        distance = distance if beta >= 2 else distance.clamp_min(tiny)
         return (distance**beta * binary_cross_entropy_with_logits(logits, target, reduction="none")).sum(-1)
 
     def kernel(x: Tensor, own: bool, rows: slice, loss: Tensor, slope: Tensor, spare: Tensor) -> None:

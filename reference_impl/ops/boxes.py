@@ -65,10 +65,10 @@ def box_iou(a: Float[Tensor, "*#batch 4"], b: Float[Tensor, "*#batch 4"]) -> Flo
     Survey, Eq. 1.
     """
     wants_gradient = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
-    # The size comes last: while a compiler traces, looking at it would bind the graph to few or to many pairs.
-    if not wants_gradient and is_plain(a) and is_plain(b) and a.numel() * b.numel() > 4 * 4 * PAIRS_AT_ONCE:
+    # While a compiler traces, looking at the size would bind the graph to few or to many pairs.
+    if not wants_gradient and not torch.compiler.is_compiling() and a.numel() * b.numel() > 4 * 4 * PAIRS_AT_ONCE:
         shape = torch.broadcast_shapes(a.shape, b.shape)[:-1]  # type: ignore[no-untyped-call]
-        if shape.numel() > PAIRS_AT_ONCE:
+        if shape.numel() > PAIRS_AT_ONCE and is_plain(a) and is_plain(b):
             return _iou_of_many(a, b, shape)
     return similarity(widen(a), widen(b), _iou, iou_kernel)
 
@@ -171,7 +171,7 @@ def _columns(boxes: Tensor) -> Columns:
 
 
 def _area(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor) -> Tensor:
-    return (x2 - x1).clamp(min=0) * (y2 - y1).clamp(min=0)
+    return (x2 - x1).clamp_min(0) * (y2 - y1).clamp_min(0)
 
 
 def _overlap(a: Columns, b: Columns) -> tuple[Tensor, Tensor]:

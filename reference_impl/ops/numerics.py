@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
+from torch.nn.functional import nll_loss
 
-__all__ = ["safe_divide", "safe_log", "widen"]
+__all__ = ["entropy_of_class", "safe_divide", "safe_log", "widen"]
 
 HALF = {torch.float16, torch.bfloat16}
 
@@ -16,12 +17,24 @@ def widen(x: Tensor) -> Tensor:
 
 def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     """`numerator / denominator`, and 0 with gradient 0 where the denominator is 0."""
-    return numerator / denominator.masked_fill(denominator == 0, torch.inf)
+    return numerator / denominator.masked_fill(denominator.logical_not(), torch.inf)
 
 
 def safe_log(x: Tensor) -> Tensor:
     """Natural logarithm of `x` >= 0; below the smallest normal number its value there, with gradient 0."""
     return x.clamp(min=torch.finfo(x.dtype).tiny).log()
+
+
+def entropy_of_class(log_share: Tensor, index: Tensor) -> Tensor:
+    """Minus the logarithm of each row's share for the class with this index. One batch needs no views, which little input feels.
+
+    Args:
+        log_share: `[*batch n c]`, as from `log_softmax`.
+        index: `[*batch n]`, from 0 to c - 1.
+    """
+    if index.dim() == 1:
+        return nll_loss(log_share, index, reduction="none")
+    return nll_loss(log_share.flatten(0, -2), index.flatten(), reduction="none").view_as(index)
 
 
 def is_plain(x: Tensor) -> bool:

@@ -112,7 +112,7 @@ def _area(sides: Tensor) -> Tensor:
 
 
 def _by_sides(sides: Tensor, by_area: Tensor) -> Tensor:
-    return sides.relu().flip(0).mul_(by_area).masked_fill_(sides < 0, 0)
+    return sides.relu().flip(0).mul_(by_area).masked_fill_(sides.signbit(), 0)
 
 
 def _positive(x: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ def _by_corners(a: Tensor, b: Tensor, inner: Tensor, own: Tensor, outer: Tensor 
     """Derivatives by the corners of `a`, from those by the extents. Of corners that coincide, either has half a share, as torch has it."""
     share = (a - b).view(2, 2, *a.shape[1:])
     share[0].neg_()
-    share.sgn_().sub_(1).div_(-2)
+    share = share.new_full((), 0.5).sub(share.sgn_(), alpha=0.5)
     slope = share.mul_(inner) if outer is None else torch.lerp(outer, inner, share)
     slope.add_(own)[0].neg_()
     return (slope if between is None else slope.add_(between)).flatten(0, 1)

@@ -22,6 +22,9 @@ __all__ = ["precise_roi_pool", "precise_roi_pool_levels", "roi_align", "roi_alig
 # Adaptive samples are at least half a cell apart, so that no more than this many lie less than one cell away from a cell's centre.
 NEAR = 5
 
+# Rows of the grids of an image's boxes up to which to weigh every cell of a map takes less time than to sum them up.
+FEW = 128
+
 
 @checked
 def roi_align(
@@ -121,7 +124,7 @@ def precise_roi_pool(
     reaches the features and the boxes, once: it cannot be differentiated again.
 
     The integral up to a point needs nine numbers of the map's running sums, whatever the size of the box. They are summed in float64, since
-    they are subtracted from each other in the end.
+    they are subtracted from each other in the end. For few boxes, every cell of the map is weighed instead.
 
     Args:
         features: one map for each image.
@@ -202,7 +205,12 @@ def _corners(start: Tensor, length: Tensor, cells: Tensor, size: int, samples: i
 def _align_adaptively(features: Tensor, start: Tensor, length: Tensor, chosen: Tensor, size: int) -> Tensor:
     """From one level; 0 for boxes that are not of it."""
     of_column, of_row = (_weights(start[..., axis], length[..., axis], features.shape[-1 - axis], size) for axis in (0, 1))
-    half = torch.einsum("brjx,bcyx->brjcy", of_column * chosen[..., None, None], features)
+    return _weigh(features, of_row, of_column * chosen[..., None, None])
+
+
+def _weigh(features: Tensor, of_row: Tensor, of_column: Tensor) -> Tensor:
+    """The sum of the whole map for each cell of the grid, from the weights of its rows and columns, `[b r size cells]`."""
+    half = torch.einsum("brjx,bcyx->brjcy", of_column, features)
     return torch.einsum("briy,brjcy->brcij", of_row, half)
 
 
@@ -224,32 +232,48 @@ def _weights(start: Tensor, length: Tensor, cells: int, size: int) -> Tensor:
 def _pool(levels: Sequence[Tensor], boxes: Tensor, level: Tensor, scales: Sequence[float], size: int) -> Tensor:
     placed = boxes.double() * _of_level(level, scales, torch.float64)[..., None]
     length = box_size(placed)
+    area = length[..., 0] * length[..., 1]
+    per_area = safe_divide(torch.full_like(area, size**2), area)[..., None, None]
+    border = torch.arange(size + 1, device=boxes.device) / size
+    borders = [placed[..., axis, None] + length[..., axis, None] * border for axis in (0, 1)]
+    if not torch.compiler.is_compiling() and boxes.shape[-2] * size <= FEW:
+        found = (_pool_few(x, borders, per_area * (level == i)[..., None, None]) for i, x in enumerate(levels))
+        return sum(found, start=placed.new_zeros(())).to(levels[0].dtype)
     width = _of_level(level, [x.shape[-1] for x in levels])
     (column, of_column), (row, of_row) = (
-        _running(placed[..., axis], length[..., axis], cells, size)
-        for axis, cells in enumerate((width, _of_level(level, [x.shape[-2] for x in levels])))
+        _running(at, cells) for at, cells in zip(borders, (width, _of_level(level, [x.shape[-2] for x in levels])), strict=True)
     )
-    area = length[..., 0] * length[..., 1]
-    of_row = of_row * safe_divide(torch.full_like(area, size**2), area)[..., None, None]
     sums = [pad(x.double().cumsum(-1).cumsum(-2), (1, 0, 1, 0)) for x in levels]
     index = _first_rows(sums, level)[..., None, None, None] + _outer(row * (width + 1)[..., None, None], column, torch.add)
-    corner = sum_of_rows(torch.cat([as_rows(x) for x in sums]), index, _outer(of_row, of_column, torch.mul))
+    corner = sum_of_rows(torch.cat([as_rows(x) for x in sums]), index, _outer(of_row * per_area, of_column, torch.mul))
     # Border less border before, in both directions at once.
     between = torch.eye(size + 1, dtype=corner.dtype, device=corner.device).diff(dim=0)
     pooled = torch.kron(between, between) @ corner.flatten(-3, -2)
     return pooled.mT.reshape(*boxes.shape[:-1], levels[0].shape[1], size, size).to(levels[0].dtype)
 
 
-def _running(start: Tensor, length: Tensor, cells: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def _pool_few(features: Tensor, borders: Sequence[Tensor], per_area: Tensor) -> Tensor:
+    """From one level, cell by cell of the map: for few boxes that is less than to sum up the map."""
+    features = widen(features)
+    of_column, of_row = (_hats(at, cells) for at, cells in zip(borders, features.shape[:1:-1], strict=True))
+    return _weigh(features, (of_row * per_area).to(features.dtype), of_column.to(features.dtype))
+
+
+def _hats(at: Tensor, cells: int) -> Tensor:
+    """Along one axis, the integral of the hat function of each cell of the map from border to border of the grid: `[b r size cells]`."""
+    past = (at[..., None] - torch.arange(cells, device=at.device)).clamp(-1, 1)
+    return torch.sub(past, past * past.abs(), alpha=0.5).diff(dim=-2)
+
+
+def _running(at: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
     """Along one axis, rows and weights that give the integral up to each border of the grid, from sums up to each cell: `[b r size+1 3]`.
 
     A hat function that lies before the point has integral 1, so the integral is a running sum, but for the two hats that the point cuts.
     """
-    at = start[..., None] + length[..., None] * torch.arange(size + 1, device=start.device) / size
     cell = at.detach().floor().clamp(min=-2).minimum(cells[..., None].to(at.dtype))
     share = (at - cell).clamp(0, 1)
     weight = torch.stack(((1 - share).square() / 2, 0.5 + share - share.square(), share.square() / 2), -1)
-    index = cell.long()[..., None] + torch.arange(3, device=start.device)
+    index = cell.long()[..., None] + torch.arange(3, device=at.device)
     return index.clamp(min=0).minimum(cells[..., None, None]), weight
 
 

@@ -10,11 +10,20 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from torch.nn.functional import pad
 
-from reference_impl.ops.roi_align import precise_roi_pool, precise_roi_pool_levels, roi_align, roi_align_by_size, roi_align_levels
+from reference_impl.ops.roi_align import FEW, precise_roi_pool, precise_roi_pool_levels, roi_align, roi_align_by_size, roi_align_levels
 from tests.ops.theirs import torchvision_ops
 
-POOLS: list[tuple[Callable[..., Tensor], dict[str, Any]]] = [(roi_align, {}), (roi_align, {"samples": None}), (precise_roi_pool, {})]
-every_pool = pytest.mark.parametrize(("pool", "how"), POOLS, ids=["roi_align", "roi_align, adaptive", "precise_roi_pool"])
+
+def among_many(features: Tensor, boxes: Tensor, **how: Any) -> Tensor:
+    """Precise pooling of boxes beside so many without area that the map is summed up."""
+    return precise_roi_pool(features, torch.cat((boxes, boxes.new_zeros(len(boxes), FEW, 4)), 1), **how)[:, : boxes.shape[1]]
+
+
+POOLS: list[tuple[Callable[..., Tensor], dict[str, Any]]] = [
+    *((roi_align, {}), (roi_align, {"samples": None})),
+    *((precise_roi_pool, {}), (among_many, {})),
+]
+every_pool = pytest.mark.parametrize(("pool", "how"), POOLS, ids=["roi_align", "roi_align, adaptive", "precise_roi_pool", "of many boxes"])
 
 
 def maps_and_boxes(n: int = 6, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -128,7 +137,7 @@ def test_gradients(pool: Callable[..., Tensor], how: dict[str, Any], device: str
     def run(*given: Tensor) -> Tensor:
         return pool(*given, scale=0.25, size=2, **how)
 
-    if pool is precise_roi_pool:
+    if pool in (precise_roi_pool, among_many):
         assert torch.autograd.gradcheck(run, (features, boxes), fast_mode=True)
     else:
         assert torch.autograd.gradcheck(lambda x: run(x, boxes), (features,), fast_mode=True)
@@ -190,21 +199,23 @@ def test_integrals_of_large_maps_keep_their_digits(device: str) -> None:
     boxes = torch.tensor([[[290.0, 190.0, 292.0, 191.5]]], device=device)
     corner = features[..., 185:, 285:].double()
     alone = precise_roi_pool(corner, boxes - boxes.new_tensor([285.0, 185.0, 285.0, 185.0]), scale=1.0)
-    torch.testing.assert_close(precise_roi_pool(features, boxes, scale=1.0).double(), alone, rtol=1e-6, atol=0)
+    for pool in (precise_roi_pool, among_many):
+        torch.testing.assert_close(pool(features, boxes, scale=1.0).double(), alone, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("n", [8, FEW // 2])
 @pytest.mark.parametrize(
     ("of_levels", "of_one", "how"),
     [(roi_align_levels, roi_align, {}), (roi_align_levels, roi_align, {"samples": None}), (precise_roi_pool_levels, precise_roi_pool, {})],
     ids=["roi_align", "roi_align, adaptive", "precise_roi_pool"],
 )
 def test_each_box_is_pooled_from_its_level(
-    of_levels: Callable[..., Tensor], of_one: Callable[..., Tensor], how: dict[str, Any], device: str
+    of_levels: Callable[..., Tensor], of_one: Callable[..., Tensor], how: dict[str, Any], n: int, device: str
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     levels = [torch.randn(2, 4, h, w, generator=generator).to(device).requires_grad_() for h, w in ((18, 26), (9, 13), (5, 7))]
-    boxes = maps_and_boxes(8, dtype=torch.float32)[1].to(device)
-    level, scales = torch.randint(0, 3, (2, 8), generator=generator).to(device), [0.5, 0.25, 0.125]
+    boxes = maps_and_boxes(n, dtype=torch.float32)[1].to(device)
+    level, scales = torch.randint(0, 3, (2, n), generator=generator).to(device), [0.5, 0.25, 0.125]
     found = of_levels(levels, boxes, level, scales=scales, size=3, **how)
     alone = torch.stack([of_one(x, boxes, scale=scale, size=3, **how) for x, scale in zip(levels, scales, strict=True)])
     expected = sum(alone[i] * (level == i)[..., None, None, None] for i in range(3))
