@@ -165,8 +165,9 @@ def compare(
     args = arguments(catalog, function, golden.args, dtype, device)
     if isinstance(function, type) and issubclass(function, nn.Module):
         function = _module(function, golden, dtype, device)
-    for name in golden.gradient:
-        args[name].requires_grad_()
+    leaves = [leaf for name, value in golden.gradient.items() for leaf in _leaves(name, args[name], value)]
+    for _, argument, _ in leaves:
+        argument.requires_grad_()
     result = wrap(function)(**args)
     outputs = list(result) if isinstance(result, (tuple, list)) else [result]
     expected = golden.expect if isinstance(result, (tuple, list)) else [golden.expect]
@@ -174,13 +175,20 @@ def compare(
         raise ValueError(f"expected {len(expected)} outputs, got {len(outputs)}")
     near = max(TOLERANCE[dtype], 0.5001 * 10.0**-golden.decimals if golden.decimals is not None else 0.0)
     found = [Comparison("value", _like(e, o), o, near) for e, o in zip(expected, outputs, strict=True)]
-    if golden.gradient:
+    if leaves:
         total = sum(o.sum() for o in outputs if o.is_floating_point())
-        gradients = torch.autograd.grad(total, [args[name] for name in golden.gradient])
-        for (name, value), gradient in zip(golden.gradient.items(), gradients, strict=True):
+        gradients = torch.autograd.grad(total, [argument for _, argument, _ in leaves])
+        for (name, _, value), gradient in zip(leaves, gradients, strict=True):
             expected_gradient = torch.tensor(value, dtype=torch.float64)
             found.append(Comparison(f"gradient on {name}", expected_gradient, gradient, GRADIENT_TOLERANCE[dtype]))
     return found
+
+
+def _leaves(name: str, argument: Any, value: Any) -> list[tuple[str, Tensor, Any]]:
+    """A tensor argument, or each tensor of a list of them, with its name and the gradient that is expected of it."""
+    if isinstance(argument, Tensor):
+        return [(name, argument, value)]
+    return [(f"{name}[{i}]", x, v) for i, (x, v) in enumerate(zip(argument, value, strict=True))]
 
 
 def _module(cls: type[nn.Module], golden: Golden, dtype: torch.dtype, device: str) -> nn.Module:

@@ -41,8 +41,8 @@ class Golden(Record):
     """Arguments, and the values that they must give, from outside this project's code.
 
     An argument that is a tensor is a (nested) list, or the name of a fixture's field, `toy.iou`. `expect` is compared with the
-    result, `gradient` with the gradient of the result's sum. A value that is printed with few decimals says how many;
-    everything else is exact to the tolerance of the dtype.
+    result, `gradient` with the gradient of the result's sum, of a list of tensors with one for each. A value that is printed with few
+    decimals says how many; everything else is exact to the tolerance of the dtype.
 
     A module is made from `init` and called in evaluation mode. `fill` sets all its parameters: to one number, or to `waves`, where element
     k of parameter number i is sin(i + k), divided by the root of the number of elements that meet in one output.
