@@ -53,9 +53,9 @@ def equalization_loss_v2(
     push = _push(positive_gradient, negative_gradient, gamma, mu).to(logits.dtype)
 
     def formula(logits: Tensor, labels: Tensor) -> Tensor:
-        own = _own(logits, labels)
-        weight = torch.where(own, 1 + alpha * (1 - push), push)
-        return (weight * binary_cross_entropy_with_logits(logits, own.to(logits.dtype), reduction="none")).sum(-1)
+        own = (labels[..., None] == torch.arange(logits.shape[-1], device=labels.device)).to(logits.dtype)
+        weight = torch.lerp(push, 1 + alpha * (1 - push), own)
+        return binary_cross_entropy_with_logits(logits, own, weight, reduction="none").sum(-1)
 
     def kernel(x: Tensor, own: bool, rows: slice, loss: Tensor, slope: Tensor, spare: Tensor) -> None:
         wrong, weight = (-x, 1 + alpha * (1 - push[own_class(labels.reshape(-1)[rows], len(push))[0]])) if own else (x, push)
@@ -103,11 +103,13 @@ def equalization_v2_gradients(
     """
     logits = widen(logits.detach())
     push = _push(positive_gradient, negative_gradient, gamma, mu).to(logits.dtype)
-    own = _own(logits, labels)
-    weight = torch.where(own, 1 + alpha * (1 - push), push)
-    size = weight * torch.where(own, -logits, logits).sigmoid()
-    size = size if valid is None else torch.where(valid[..., None], size, 0)
-    return torch.where(own, size, 0).sum(-2), torch.where(own, 0, size).sum(-2)
+    index, is_class = own_class(labels, logits.shape[-1])
+    pull, score = (-logits.gather(-1, index)).sigmoid().masked_fill(~is_class, 0), logits.sigmoid()
+    score = score.scatter(-1, index, score.gather(-1, index).masked_fill(is_class, 0))
+    if valid is not None:
+        pull, score = torch.where(valid[..., None], pull, 0), torch.where(valid[..., None], score, 0)
+    pull = torch.zeros_like(score).scatter(-1, index, pull)
+    return (1 + alpha * (1 - push)) * pull.sum(-2), push * score.sum(-2)
 
 
 @checked
@@ -130,7 +132,3 @@ def _push(positive: Tensor, negative: Tensor, gamma: float, mu: float) -> Tensor
     """How much each class may be pushed down."""
     positive, negative = widen(positive.detach()), widen(negative.detach())
     return torch.where(negative > 0, (gamma * (safe_divide(positive, negative) - mu)).sigmoid(), 1)
-
-
-def _own(logits: Tensor, labels: Tensor) -> Tensor:
-    return labels[..., None] == torch.arange(logits.shape[-1], device=labels.device)

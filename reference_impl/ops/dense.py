@@ -6,6 +6,7 @@ A block's gradient is made while the block is there, so that the only large tens
 the same small tensors, since getting new memory can take longer than filling it.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ Kernel = Callable[[Tensor, bool, slice, Tensor, Tensor, Tensor], object]
 
 # In entries: up to which a formula is as fast, and what a processor's cache holds. Elsewhere blocks only bound the memory.
 SMALL = 2**14
-PER_THREAD = 2**16
+PER_THREAD = 2**17
 AT_ONCE_ELSEWHERE = 2**24
 
 
@@ -51,12 +52,8 @@ def sum_over_classes(logits: Tensor, labels: Tensor, formula: Formula, kernel: K
 
 
 def entropy_of_negatives(x: Tensor, error: Tensor, loss: Tensor, spare: Tensor) -> Tensor:
-    r"""Writes $-\ln(1 - e) = \max(x, 0) - \ln(\max(e, 1 - e))$ to `loss`, with $e = \sigma(x)$: one logarithm, precise at both ends.
-
-    Where $e$ is small, what rounding takes from $1 - e$ is put back; `log1p` does the same, and takes three times as long as `log`.
-    """
-    rest = torch.sub(1, error, out=spare)
-    torch.maximum(rest, error, out=loss).log_().sub_(rest.sub_(1).add_(error))
+    r"""Writes $-\ln(1 - e) = \max(x, 0) - \ln(1 - \min(e, 1 - e))$ to `loss`, with $e = \sigma(x)$: one logarithm, precise at both ends."""
+    torch.maximum(torch.neg(error, out=loss), torch.sub(error, 1, out=spare), out=loss).log1p_()
     return torch.sub(torch.clamp(x, min=0, out=spare), loss, out=loss)
 
 
@@ -175,7 +172,7 @@ def _own_and_mean(logits: Tensor, labels: Tensor, among: Tensor | None, temperat
 
 
 class _OwnAndMean(torch.autograd.Function):
-    """The first backward completes the gradient that `forward` began and gives it away; a later one begins it anew."""
+    """The first backward turns the scores that `forward` made into the gradient and gives it away; a later one makes them anew."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, among: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
@@ -195,51 +192,54 @@ class _OwnAndMean(torch.autograd.Function):
         begun, ctx.begun = ctx.begun, None
         if begun is None:
             _, *begun = _mean_by_blocks(logits, labels, among, ctx.temperature, with_gradient=True)[1:]
-        gradient, share, center = begun
-        factor, center = (share * of_mean)[..., None, None], center[..., None, None]
+        gradient, top, divisor, center = begun
+        factor, center = safe_divide(of_mean, divisor)[..., None, None], center[..., None, None]
         index, of_own = own_class(labels, logits.shape[-1])[0], of_own[..., None]
         blocks = row_blocks(logits)
-        scratch = torch.empty_like(logits[..., blocks[0], :])
-        for k, rows in enumerate(blocks):
-            block, slope = logits[..., rows, :], gradient[..., rows, :]
-            score = torch.sigmoid(block, out=scratch[..., : block.shape[-2], :])
-            slope.mul_(score.add_(center).mul_(factor[k])).scatter_add_(-1, index[..., rows, :], of_own[..., rows, :])
+        scratch = _scratch(logits[..., blocks[0], :], 2)
+        for rows in blocks:
+            score = gradient[..., rows, :]
+            weight, spare = scratch[..., : score.shape[-2], :]
+            of_score = torch.add(score, center, out=spare).mul_(_weights(score, top, ctx.temperature, weight)).mul_(factor)
+            slope = torch.ops.aten.sigmoid_backward.grad_input(of_score, score, grad_input=score)
+            slope.scatter_add_(-1, index[..., rows, :], of_own[..., rows, :])
         return gradient, None, None, None
 
 
 def _mean_by_blocks(
     logits: Tensor, labels: Tensor, among: Tensor | None, temperature: float, *, with_gradient: bool
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
-    r"""The own logits, the mean, and what its gradient is made of.
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor]:
+    r"""The own logits, the mean, and what its gradient $w\,(p + c)\,p\,(1 - p) / s$ is made of: all $p$, the highest one, $s$ and $c$.
 
-    That of block $k$ is $g\,f_k\,(p + c)$. What is missing of $g \propto q p (1 - p)$ before all blocks are known is the factor $f_k$, and
-    the mean in $c = T - P$. The exponentials are taken relative to the highest score so far.
+    The weights $w$ are relative to the highest score so far.
     """
     top = logits.new_zeros(logits.shape[:-2])
     total, weighed = torch.zeros_like(top), torch.zeros_like(top)
     index, is_class = own_class(labels, logits.shape[-1])
     own = logits.gather(-1, index).squeeze(-1)
-    gradient = torch.empty_like(logits, memory_format=torch.contiguous_format) if with_gradient else None
-    # So low that nothing is left of its exponential.
+    scores = torch.empty_like(logits, memory_format=torch.contiguous_format) if with_gradient else None
+    # So low that nothing is left of its weight.
     omitted = logits.new_full((), -1000 * temperature)
-    blocks, tops = row_blocks(logits), []
+    blocks = row_blocks(logits)
     scratch = _scratch(logits[..., blocks[0], :], 1 if with_gradient else 2)
     for rows in blocks:
         block = logits[..., rows, :]
-        weight, *scores = scratch[..., : block.shape[-2], :]
-        score = torch.sigmoid(block, out=scores[0] if gradient is None else gradient[..., rows, :])
+        weight, *spare = scratch[..., : block.shape[-2], :]
+        score = torch.sigmoid(block, out=spare[0] if scores is None else scores[..., rows, :])
         _put(score, index[..., rows, :], is_class[..., rows, :], omitted)
         if among is not None:
             score.masked_fill_(~among[..., rows, None], omitted)
         higher = torch.maximum(top, score.amax((-2, -1)))
-        torch.sub(score, higher[..., None, None], out=weight).mul_(1 / temperature).exp_()
+        _weights(score, higher, temperature, weight)
         factor = ((top - higher) / temperature).exp_()
         total = total * factor + weight.sum((-2, -1))
         weighed = weighed * factor + weight.mul_(score).sum((-2, -1))
-        if with_gradient:
-            score.sub_(1).mul_(weight)
         top = higher
-        tops.append(top)
     mean = safe_divide(weighed, total)
-    missing = ((torch.stack(tops) - top) / temperature).exp_()
-    return own, mean, gradient, safe_divide(-missing, total * temperature), temperature - mean
+    return own, mean, scores, top, total * temperature, temperature - mean
+
+
+def _weights(score: Tensor, top: Tensor, temperature: float, out: Tensor) -> Tensor:
+    """The exponentials of scores relative to the highest one; `exp2` takes a third of the time of `exp`."""
+    sharpness = math.log2(math.e) / temperature
+    return torch.add((-sharpness * top)[..., None, None], score, alpha=sharpness, out=out).exp2_()

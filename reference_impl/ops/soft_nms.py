@@ -1,5 +1,6 @@
 """Soft-NMS: Bodla, Singh, Chellappa and Davis, ICCV 2017. A box too similar to a better one loses some of its score, not its place."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from itertools import product
@@ -58,7 +59,9 @@ def soft_nms(
     Returns:
         The lowered score of each box that is kept, and 0 for every other. It has no gradient.
     """
-    return _decay(boxes, scores, valid, group, lambda iou: iou.square().div_(-sigma).exp_(), similarity, lowest_score, limit)
+    # A power of 2 takes a third of the time of one of e.
+    rate = -math.log2(math.e) / sigma
+    return _decay(boxes, scores, valid, group, lambda iou: iou.square().mul_(rate).exp2_(), similarity, lowest_score, limit)
 
 
 @checked
@@ -127,9 +130,10 @@ def _decay(
 
 def _one_by_one(scores: Tensor, effects: Function, lowest: float, limit: int) -> Tensor:
     """Of one image, `[n]`, where reading a number costs nothing. What is left is overwritten: a kept box counts less than nothing."""
-    kept, place = torch.zeros_like(scores), torch.arange(len(scores))
+    place = torch.arange(len(scores))
     rows = effects(place).unbind() if len(scores) ** 2 <= TABLE else None
     lowest = scores.new_tensor(lowest).item()
+    kept: dict[int, float] = {}
     for _ in range(limit):
         best = int(scores.argmax())
         score = float(scores[best])
@@ -137,7 +141,7 @@ def _one_by_one(scores: Tensor, effects: Function, lowest: float, limit: int) ->
             break
         kept[best] = score
         scores.mul_(rows[best] if rows else effects(place[best : best + 1])[0])
-    return kept
+    return torch.zeros_like(scores).index_put_((place.new_tensor(list(kept)),), scores.new_tensor(list(kept.values())))
 
 
 def _by_rounds(scores: Tensor, effects: Function, lowest: float, limit: int) -> Tensor:

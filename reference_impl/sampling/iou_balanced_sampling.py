@@ -46,11 +46,12 @@ def iou_balanced_sampling(
     iou = widen(iou.detach())
     noise = torch.rand_like(iou) if noise is None else noise
     fill_noise = torch.rand_like(iou) if fill_noise is None else fill_noise
-    lowest = pad(iou.masked_fill(~negative, 1), (0, 1), value=1).amin(-1, keepdim=True)
-    highest = pad(iou.masked_fill(~negative, 0), (0, 1), value=0).amax(-1, keepdim=True)
+    lowest = pad(torch.where(negative, iou, 1), (0, 1), value=1).amin(-1, keepdim=True)
+    highest = pad(torch.where(negative, iou, 0), (0, 1), value=0).amax(-1, keepdim=True)
     index = bin_index(safe_divide(iou - lowest, highest - lowest), bins=bins)
-    of_bin = negative[..., None, :] & (index[..., None, :] == torch.arange(bins, device=iou.device)[:, None])
-    chosen = take(noise[..., None, :].expand(of_bin.shape), of_bin, num_negatives // bins).any(-2)
+    chosen = torch.zeros_like(negative)
+    for k in range(bins):
+        chosen = chosen | take(noise, negative & (index == k), num_negatives // bins)
     return take(fill_noise.masked_fill(chosen, torch.inf), negative, num_negatives).to(iou.dtype)
 
 
