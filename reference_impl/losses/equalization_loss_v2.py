@@ -53,9 +53,9 @@ def equalization_loss_v2(
     push = _push(positive_gradient, negative_gradient, gamma, mu).to(logits.dtype)
 
     def formula(logits: Tensor, labels: Tensor) -> Tensor:
-        own = (labels[..., None] == torch.arange(logits.shape[-1], device=labels.device)).to(logits.dtype)
-        weight = torch.lerp(push, 1 + alpha * (1 - push), own)
-        return binary_cross_entropy_with_logits(logits, own, weight, reduction="none").sum(-1)
+        own = labels[..., None] == torch.arange(logits.shape[-1], device=labels.device)
+        weight = torch.where(own, 1 + alpha * (1 - push), push)
+        return binary_cross_entropy_with_logits(logits, own.to(logits.dtype), weight, reduction="none").sum(-1)
 
     def kernel(x: Tensor, own: bool, rows: slice, loss: Tensor, slope: Tensor, spare: Tensor) -> None:
         wrong, weight = (-x, 1 + alpha * (1 - push[own_class(labels.reshape(-1)[rows], len(push))[0]])) if own else (x, push)
