@@ -36,6 +36,10 @@ def bounded_iou_loss(pred: Float[Tensor, "*batch 4"], target: Float[Tensor, "*ba
     (pred_lower, pred_upper), (lower, upper) = widen(pred).tensor_split(2, -1), widen(target).tensor_split(2, -1)
     size, pred_size = (upper - lower).clamp(min=0), pred_upper - pred_lower
     gap = (pred_lower + pred_upper - (lower + upper)).abs()
-    shared = torch.cat((size - gap, torch.minimum(size, pred_size)), -1)
-    union = torch.cat((size + gap, torch.maximum(size, pred_size)), -1)
-    return (1 - safe_divide(shared, union).clamp(min=0)).square()
+    position = _loss(size - gap, size + gap)
+    extent = _loss(torch.minimum(size, pred_size), torch.maximum(size, pred_size))
+    return torch.cat((position, extent), -1)
+
+
+def _loss(shared: Tensor, union: Tensor) -> Tensor:
+    return (1 - safe_divide(shared, union).clamp_min(0)).square()
