@@ -33,13 +33,9 @@ def bounded_iou_loss(pred: Float[Tensor, "*batch 4"], target: Float[Tensor, "*ba
     Raises:
         ValueError: the shapes differ, or the last dimension is not 4.
     """
-    (pred_lower, pred_upper), (lower, upper) = widen(pred).tensor_split(2, -1), widen(target).tensor_split(2, -1)
-    size, pred_size = (upper - lower).clamp(min=0), pred_upper - pred_lower
+    (pred_lower, pred_upper), (lower, upper) = widen(pred).split(2, -1), widen(target).split(2, -1)
+    size, pred_size = (upper - lower).clamp_min(0), pred_upper - pred_lower
     gap = (pred_lower + pred_upper - (lower + upper)).abs()
-    position = _loss(size - gap, size + gap)
-    extent = _loss(torch.minimum(size, pred_size), torch.maximum(size, pred_size))
-    return torch.cat((position, extent), -1)
-
-
-def _loss(shared: Tensor, union: Tensor) -> Tensor:
-    return (1 - safe_divide(shared, union).clamp_min(0)).square()
+    position = safe_divide(size - gap, size + gap)
+    extent = safe_divide(torch.minimum(size, pred_size), torch.maximum(size, pred_size))
+    return torch.cat((position, extent), -1).clamp_min(0).sub(1).square()

@@ -7,7 +7,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from reference_impl.ops.checked import checked
 from reference_impl.ops.dense import entropy_of_negatives, own_class, sum_over_classes
-from reference_impl.ops.numerics import safe_divide, widen
+from reference_impl.ops.numerics import widen
 
 __all__ = ["equalization_loss_v2", "equalization_v2_gradients", "equalization_v2_scores"]
 
@@ -54,11 +54,11 @@ def equalization_loss_v2(
 
     def formula(logits: Tensor, labels: Tensor) -> Tensor:
         own = labels[..., None] == torch.arange(logits.shape[-1], device=labels.device)
-        weight = torch.where(own, 1 + alpha * (1 - push), push)
+        weight = torch.where(own, 1 + alpha - alpha * push, push)
         return binary_cross_entropy_with_logits(logits, own.to(logits.dtype), weight, reduction="none").sum(-1)
 
     def kernel(x: Tensor, own: bool, rows: slice, loss: Tensor, slope: Tensor, spare: Tensor) -> None:
-        wrong, weight = (-x, 1 + alpha * (1 - push[own_class(labels.reshape(-1)[rows], len(push))[0]])) if own else (x, push)
+        wrong, weight = (-x, 1 + alpha - alpha * push[own_class(labels.reshape(-1)[rows], len(push))[0]]) if own else (x, push)
         entropy_of_negatives(wrong, torch.sigmoid(wrong, out=slope), loss, spare).mul_(weight)
         slope.mul_(-weight if own else weight)
 
@@ -109,7 +109,7 @@ def equalization_v2_gradients(
     if valid is not None:
         pull, score = torch.where(valid[..., None], pull, 0), torch.where(valid[..., None], score, 0)
     pull = torch.zeros_like(score).scatter(-1, index, pull)
-    return (1 + alpha * (1 - push)) * pull.sum(-2), push * score.sum(-2)
+    return (1 + alpha - alpha * push) * pull.sum(-2), push * score.sum(-2)
 
 
 @checked
@@ -131,4 +131,4 @@ def equalization_v2_scores(logits: Float[Tensor, "*batch n c"], background: Floa
 def _push(positive: Tensor, negative: Tensor, gamma: float, mu: float) -> Tensor:
     """How much each class may be pushed down."""
     positive, negative = widen(positive.detach()), widen(negative.detach())
-    return torch.where(negative > 0, (gamma * (safe_divide(positive, negative) - mu)).sigmoid(), 1)
+    return torch.where(negative > 0, (gamma * (positive / negative - mu)).sigmoid(), 1)
