@@ -55,7 +55,7 @@ def snip_ignored_anchors(
     $$ \mathrm{ignored}_i = \Big[\max_{j : g_j \text{ out of range}} \mathrm{IoU}(a_i, g_j) > \theta\Big] $$
 
     An anchor is ignored even if it stands for a ground truth in range. The others are labelled with the ground truths in range alone:
-    `match(anchors, boxes, snip(boxes, size_range, valid) > 0).masked_fill(ignored, IGNORED)`.
+    `match(anchors, boxes, snip(boxes, size_range, valid) > 0).masked_fill(ignored, IGNORED)`, by `ops.matching`.
 
     Args:
         anchors: $a_i$, absolute `(x1, y1, x2, y2)` in pixels.

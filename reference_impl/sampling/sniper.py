@@ -75,8 +75,8 @@ def negative_chips(
     \text{while it is at least } M $$
 
     $\mathcal{R}$ are the proposals that share no pixel with a chip of the objects. Without such chips the detector would never see most of
-    the background. In each epoch the authors draw two of those of an image: `take(torch.rand(chosen.shape), chosen, 2)` with the second
-    output for `chosen`. No gradient passes through.
+    the background. In each epoch the authors draw two of those of an image: `take(torch.rand(chosen.shape), chosen, 2)` with `take` of
+    `ops.select` and the second output for `chosen`. No gradient passes through.
 
     Args:
         proposals: $p_i$ in the pixels of the resized image, absolute `(x1, y1, x2, y2)`.
