@@ -21,7 +21,8 @@ def guided_loss(loss: Float[Tensor, "*batch n"], *, w_reg: float = 1.0) -> Float
     would have no gradient at all: no gradient passes through them. With several processes, give `world_mean(loss)`.
 
     Args:
-        loss: one for each of $n$ tasks, >= 0, classification first, summed over all boxes and each divided by what it is divided by.
+        loss: one for each of $n$ tasks, >= 0, classification first; each the sum over its boxes divided by its own normaliser, which for
+            classification makes no difference.
         w_reg: weight $w_{reg} > 0$ of regression.
 
     Returns:

@@ -290,7 +290,9 @@ def context_guided_pasting(
 
     $$ I \leftarrow (1 - \alpha_k)\, I + \alpha_k\, S_k \qquad \text{for } k = 1, 2, \dots $$
 
-    with the object's box $S_k$ resized bilinearly to the one it is to fill. A later object hides an earlier one. The authors take for
+    with the object's box $S_k$ resized bilinearly to the one it is to fill. This is the last step: `candidate_boxes` and `context_frames`
+    are shown to the `ContextNetwork`; `pasting_candidates`, `fitting_instances` and `drawn_places` choose what goes where; what is then
+    still annotated is `uncovered`. A later object hides an earlier one. The authors take for
     $\alpha$ the mask, or the mask after a Gaussian or a box blur, which they toss for.
 
     Args:

@@ -31,8 +31,9 @@ def receptive_field_mismatch(
     $$ \frac{\mathrm{RRF}(w / 2, I / 2)}{\mathrm{RRF}(w, I)} = 2 - \frac{w}{c + w}, \qquad \mathrm{RRF}(w, I) = \frac{R + (w - 1) D}{I},
     \quad c = \frac{R}{D} - 1 $$
 
-    For a large region it is 1: both see the same part of the scene. A small one sees twice as much surroundings at half size, so what it
-    looks like at full size is no target for what it looks like at half size. That is why the `TargetExtractor` is dilated.
+    RRF is the relative receptive field, the share of an image $I$ pixels wide that the region's features see. For a large region the ratio
+    is 1: both see the same part of the scene. A small one sees twice as much surroundings at half size, so what it looks like at full
+    size is no target for what it looks like at half size. That is why the `TargetExtractor` is dilated.
 
     Args:
         width: $w$ of a region at full size, in cells of the features.

@@ -33,7 +33,7 @@ def uniform_iou_boxes(
     well, so the branch would learn little about those that matter. No gradient passes through.
 
     Args:
-        boxes: ground truths $g$, each as often as it shall have samples; absolute `(x1, y1, x2, y2)` in pixels.
+        boxes: ground truths $g$, each repeated once for every sample wanted of it; absolute `(x1, y1, x2, y2)` in pixels.
         noise: uniform in [0, 1), four for the direction and one for the IoU; a fresh draw by default.
         lowest: $u_{\min}$, in [0.14, 1].
 

@@ -33,8 +33,8 @@ def iou_prediction_loss(
     $$ L_{iou} = L1_\text{smooth}(\hat u - u), \qquad L_{loc} = w(u) \sum_{i=1}^4 L1_\text{smooth}(d_i - t_i) $$
 
     $w$ is 1 up to an IoU of 0.6, then 1.5 up to 0.7, 2 up to 0.8, and 3: errors of good boxes are small numbers. The boxes are those of
-    `generation.iou_uniform`, with as many of each of these intervals. The authors take the mean over all boxes of the first, and over all
-    boxes and the four deltas of the second.
+    `generation.iou_uniform`, with equally many of each of these intervals. The authors take the mean over all boxes of the first, and over
+    all boxes and the four deltas of the second.
 
     Args:
         iou_pred: $\hat u$, of the boxes that are shown.

@@ -70,6 +70,8 @@ def multi_region_loss(
     $$ L_{cls} = \sum_c \begin{cases} 2 \max(0, 1 - x_c) & c = y \\ \max(0, 1 + x_c) & c \ne y \end{cases}, \qquad
     L_{loc} = [y < C]\, \frac{1}{2} \sum_{i=1}^4 (d_{y,i} - t_i)^2 $$
 
+    The authors divide the sum of the second by the number of boxes.
+
     Args:
         logits: $x$, one for each of $C$ foreground classes.
         deltas: $d$, of each class.

@@ -27,13 +27,13 @@ def bucket_targets(
     The enlarged proposal is cut into $2k$ buckets across and $2k$ down. The outer half of them belongs to each side, counted inwards; the
     bucket that is nearest to the true side is to be classified.
 
-    $$ b_i = p \pm (i + \tfrac12)\, l, \qquad l = \frac{\sigma w}{2k}, \qquad y = \arg\min_i |b_i - g|, \qquad t_i = \frac{b_i - g}{l} $$
+    $$ b_i = p \pm (i + \tfrac12)\, l, \qquad l = \frac{\lambda w}{2k}, \qquad y = \arg\min_i |b_i - g|, \qquad t_i = \frac{b_i - g}{l} $$
 
     Args:
         boxes: the ground truth $g$ of each proposal, absolute `(x1, y1, x2, y2)` in pixels. No gradient passes to it.
         proposals: absolute `(x1, y1, x2, y2)` in pixels; $p$ is a side of the enlarged one. No gradient passes to them either.
         bins: $k$, number of buckets of a side.
-        scale: $\sigma$, by how much a proposal is enlarged before it is cut.
+        scale: $\lambda$, by how much a proposal is enlarged before it is cut.
         nearest: how many of the nearest buckets learn to regress.
         reach: largest $|t_i|$ (excluded) at which a bucket that is not the nearest learns to regress, in buckets.
 
@@ -119,7 +119,7 @@ def decode_buckets(
         logits: $x_i$ of each side and bucket.
         offset: $\hat t_i$, in buckets.
         proposals: absolute `(x1, y1, x2, y2)` in pixels.
-        scale: $\sigma$, as in training.
+        scale: $\lambda$, as in training.
 
     Returns:
         The boxes, which may reach beyond the image, and the confidence $c$ in [0, 1].

@@ -35,7 +35,7 @@ class SSD(nn.Module):
 
     Args:
         channels: of the levels, finest first; 512, 1024, 512, 256, 256 and 256 for the authors' VGG-16.
-        ratios: aspect ratios $a > 1$ of each level, of which there are at least three; `[[2], [2, 3], [2, 3], [2, 3], [2], [2]]` in SSD300.
+        ratios: aspect ratios $a > 1$ of each of the levels, at least three levels; `[[2], [2, 3], [2, 3], [2, 3], [2], [2]]` in SSD300.
         classes: number $C$ of foreground classes.
         strides: pixels between two locations of each level; the authors have 8, 16, 32, 64, 100 and 300. By default the locations are
             spread evenly over the image, whatever its size.
@@ -137,7 +137,7 @@ def encode_offsets(
 
     $$ t = \left(\frac{x - x_a}{v_1 w_a}, \frac{y - y_a}{v_2 h_a}, \frac{1}{v_3} \ln\frac{w}{w_a}, \frac{1}{v_4} \ln\frac{h}{h_a}\right) $$
 
-    An object of any size is so far from its anchor as one of the level's size would be.
+    Offsets count in sizes of the anchor, so that an error weighs the same for small and for large objects.
 
     Args:
         boxes: ground truth of each anchor, absolute `(x1, y1, x2, y2)` in pixels, with centre $(x, y)$ and size $(w, h)$.

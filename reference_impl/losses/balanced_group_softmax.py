@@ -98,7 +98,7 @@ def group_scores(
     Args:
         logits: as for `balanced_group_softmax`.
         others: as for `balanced_group_softmax`; the scores of others are dropped.
-        background: as for `balanced_group_softmax`.
+        background: $b_0$ of background and $b_1$ of foreground.
         group: as for `balanced_group_softmax`.
 
     Returns:

@@ -45,7 +45,8 @@ def ciou_loss(pred: Float[Tensor, "*batch 4"], target: Float[Tensor, "*batch 4"]
     $$ L = 1 - \mathrm{IoU}(B, \bar B) + \frac{d^2(B_C, \bar B_C)}{E_D^2} + \alpha v, \qquad
     \alpha = \frac{v}{(1 - \mathrm{IoU}(B, \bar B)) + v} $$
 
-    with $v$ of `aspect_difference`. Survey, Eqs. 20, 21 and 22. $\alpha$ is a weight and carries no gradient, as in the authors' code.
+    with $v$ of `aspect_difference`, $d$ and $E_D$ of `diou_loss`. Survey, Eqs. 20, 21 and 22. $\alpha$ is a weight and carries no gradient,
+    as in the authors' code.
 
     Args:
         pred: predicted boxes $\bar B$, absolute `(x1, y1, x2, y2)` in pixels.

@@ -22,9 +22,10 @@ def direct_ap_loss(
     F(y) = \frac{1}{|\mathcal{P}| |\mathcal{N}|} \sum_{i \in \mathcal{P}} \sum_{j \in \mathcal{N}} y_{ij} (s_i - s_j), \qquad
     L(y) = 1 - \frac{1}{|\mathcal{P}|} \sum_{i \in \mathcal{P}} \mathrm{Prec}_y(i) $$
 
-    A ranking $y$ has $y_{ij} = 1$ if it puts positive $i$ before negative $j$, and else $-1$. Without the loss, that of the scores is the
-    best, so $L_\epsilon$ is at least its loss, and becomes that loss as $\epsilon$ goes to 0. The derivative is the paper's positive
-    update: each pair that the best ranking with the loss swaps is drawn apart by $2 / (\epsilon |\mathcal{P}| |\mathcal{N}|)$.
+    A ranking $y$ has $y_{ij} = 1$ if it puts positive $i$ before negative $j$, and else $-1$; $\mathrm{Prec}_y(i)$ is its precision at
+    positive $i$. The ranking of the scores maximises $F$, so $L_\epsilon$ is at least the loss $L$ of that ranking, and becomes it as
+    $\epsilon$ goes to 0. The derivative is the paper's positive update: each pair that the best ranking with the loss swaps is drawn
+    apart by $2 / (\epsilon |\mathcal{P}| |\mathcal{N}|)$.
 
     The maximum is exact. Positives keep their order, and so do negatives; the $j$-th negative adds
     $i / ((i + j - 1) (i + j)) / |\mathcal{P}|$ to the loss by rising above the $i$-th positive. That falls with $j$, so each

@@ -22,9 +22,9 @@ def ghm_weight(
     $$ w_i = \frac{N}{\mathrm{GD}(g_i)}, \qquad \mathrm{GD}(g) = \frac{\lvert\{k : \lvert g_k - g \rvert \le \epsilon / 2\}\rvert}
     {\min(g + \epsilon / 2, 1) - \max(g - \epsilon / 2, 0)}, \qquad g_i = 1 - p_{s,i} $$
 
-    Survey, Eq. 4. $g$ is the norm of the gradient of cross entropy with respect to the logit; the denominator is what of the window
-    lies inside [0, 1]. A neighbour at exactly half the width, up to the rounding of `p_s`, is inside. The weight is a constant: no
-    gradient passes through it.
+    Survey, Eq. 4, for $N$ examples. $g$ is the norm of the gradient of cross entropy with respect to the logit; the denominator of GD is
+    the length of the window inside [0, 1]. A neighbour at exactly half the width, up to the rounding of `p_s`, is inside. The weight is a
+    constant: no gradient passes through it.
 
     Args:
         p_s: probability of the true class, in [0, 1].

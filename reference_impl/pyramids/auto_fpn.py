@@ -27,7 +27,8 @@ class AutoFPN(nn.Module):
 
     $$ P_i = \sum_j o_{ij}\bigl(\mathrm{resize}(\mathrm{conv}_{1\times 1}(C_j))\bigr) $$
 
-    A connection is missing, a skip, a dilated convolution or a separable one, so a low level may be one operation away from the coarsest
+    A connection is missing, a skip, a dilated convolution or a separable one: none, skip, dilated_3x3_rate_2, dilated_5x5_rate_2,
+    dilated_3x3_rate_3, dilated_5x5_rate_3, separable_3x3 or separable_5x5. So a low level may be one operation away from the coarsest
     output, and far from an output that has no use for it. A convolution is of each channel alone, then of all channels at each location,
     after a ReLU and before a normalisation; a separable one is two of these.
 
@@ -89,7 +90,10 @@ class AutoFPNSearch(nn.Module):
         return [fuse([resize_like(x, like) for x in maps], w) for like, fuse, w in zip(maps, self.fuse, weights, strict=True)]
 
     def genotype(self) -> list[list[str]]:
-        """The operation with the largest weight: a row for each pyramid level, a name for each backbone level."""
+        """The operation with the largest weight: a row for each pyramid level, a name for each backbone level.
+
+        A row may come out as missing connections alone, which `AutoFPN` refuses: give it the operation with the next largest weight.
+        """
         return [[CANDIDATES[k] for k in row] for row in self.architecture.argmax(-1).tolist()]
 
 

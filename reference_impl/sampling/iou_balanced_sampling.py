@@ -24,7 +24,7 @@ def iou_balanced_sampling(
     num_negatives: int = 384,
     bins: int = 3,
 ) -> Float[Tensor, "*batch n"]:
-    r"""Draws as many negatives from every range of IoU, so that the few that overlap an object are seen as often as the many that do not.
+    r"""Draws equally many negatives from each range of IoU, so that the few that overlap an object are seen as often as the many others.
 
     $$ p_k = \frac{N}{K} \cdot \frac{1}{M_k} $$
 
@@ -64,7 +64,7 @@ def truth_balanced_sampling(
     *,
     num_positives: int = 128,
 ) -> Float[Tensor, "*batch n"]:
-    r"""Draws as many positives of every ground truth, so that a large object with many boxes does not crowd out a small one with few.
+    r"""Draws equally many positives of every ground truth, so that a large object with many boxes does not crowd out a small one with few.
 
     $$ p_i = \frac{N}{G} \cdot \frac{1}{n_i} $$
 

@@ -143,7 +143,7 @@ def score_hlr(
 ) -> Float[Tensor, "*batch n"]:
     r"""Draws the negatives of a batch by their hierarchical local rank, the worst false alarm of each spot first, and weighs them by it.
 
-    $$ \bar r_i = \frac{N - r_i}{N}, \qquad w_i = ((1 - \beta)\,\bar r_i + \beta)^\gamma, \qquad N = \max(n, |\{s_i > \theta\}|) $$
+    $$ \bar r_i = \frac{N - r_i}{N}, \qquad w_i = ((1 - \beta)\,\bar r_i + \beta)^\gamma, \qquad N = \max(n, |\{s_i > \theta_s\}|) $$
 
     Only negatives above a score have a rank $r_i$, within their cluster first, as in `prime_sample_attention`. If they are too few, others
     are drawn at random and have the weight of the last that has a rank. The weights are constants: no gradient passes through.
@@ -158,7 +158,7 @@ def score_hlr(
         noise: uniform in [0, 1), orders the negatives without a rank (highest first); a fresh draw by default.
         gamma_negative: $\gamma$; 0 is no weighting.
         beta_negative: $\beta$, in [0, 1].
-        lowest: score $\theta$ up to which a negative has no rank.
+        lowest: score $\theta_s$ up to which a negative has no rank.
 
     Returns:
         One weight for each drawn box, 0 for every other; in [0, 1] unless `loss` is given.

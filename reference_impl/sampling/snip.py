@@ -17,7 +17,7 @@ def snip(
 ) -> Float[Tensor, "*batch n"]:
     r"""Keeps the boxes that have about the size for which the network is trained, at the resolution at which it sees the image.
 
-    $$ w_i = [l \le \sqrt{w_i h_i} \le u] $$
+    $$ w_i = [l \le \sqrt{A(B_i)} \le u] $$
 
     An image is shown at several resolutions, each with a range of its own; together the ranges leave no size out. The rule is the same for
     ground truths, for the proposals that the second stage is trained on, and, with wider ranges, for the detections at inference, which are
@@ -27,7 +27,7 @@ def snip(
     inference, in pixels of the image as it was before it was resized to 1400, 800 and 512 pixels.
 
     Args:
-        boxes: absolute `(x1, y1, x2, y2)` in pixels.
+        boxes: $B_i$, of area $A(B_i)$, absolute `(x1, y1, x2, y2)` in pixels.
         size_range: $l$ and $u$ at the resolution of each image, in the same pixels; $u$ may be infinite.
         valid: the boxes that are no padding; by default all.
 
@@ -55,7 +55,7 @@ def snip_ignored_anchors(
     $$ \mathrm{ignored}_i = \Big[\max_{j : g_j \text{ out of range}} \mathrm{IoU}(a_i, g_j) > \theta\Big] $$
 
     An anchor is ignored even if it stands for a ground truth in range. The others are labelled with the ground truths in range alone:
-    `match(anchors, boxes, snip(boxes, size_range, valid) > 0).masked_fill(ignored, IGNORED)`.
+    `match(anchors, boxes, snip(boxes, size_range, valid) > 0).masked_fill(ignored, IGNORED)`, by `ops.matching`.
 
     Args:
         anchors: $a_i$, absolute `(x1, y1, x2, y2)` in pixels.

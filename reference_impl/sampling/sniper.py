@@ -30,7 +30,7 @@ def sniper(
     $$ C_t = \arg\max_{C} |\{i : g_i \subseteq C,\; g_i \not\subseteq C_1, \dots, C_{t-1}\}| $$
 
     Windows of $K \times K$ pixels stand at every $d$-th row and column; at the far borders they are moved inwards. Again and again the one
-    that encloses most objects which are in none yet is taken, one of them at random if several enclose as many, until none encloses
+    that encloses most objects which are in none yet is taken, one of them at random if several enclose equally many, until none encloses
     another object. An object whose sides are at most $K - d$ is sure to be in one, a larger one is not.
 
     Chips are made before training, once for an epoch; a round is a loop of the host, of which there are at most as many as boxes. No
@@ -40,7 +40,7 @@ def sniper(
         boxes: ground truths $g_i$ in the pixels of the resized image, absolute `(x1, y1, x2, y2)`.
         size: width and height of each resized image; by default `longest`.
         valid: the boxes to enclose, those in range at this resolution, as `snip` says; by default all.
-        noise: uniform in [0, 1), one number a round, picks among chips that enclose as many; a fresh draw by default.
+        noise: uniform in [0, 1), one number a round, picks among chips that enclose equally many; a fresh draw by default.
         chip: $K$ in pixels; a smaller image is one chip.
         stride: $d$ in pixels.
         longest: longest side that an image may have; what is beyond is not covered.
@@ -75,15 +75,15 @@ def negative_chips(
     \text{while it is at least } M $$
 
     $\mathcal{R}$ are the proposals that share no pixel with a chip of the objects. Without such chips the detector would never see most of
-    the background. In each epoch the authors draw two of those of an image: `take(torch.rand(chosen.shape), chosen, 2)`. No gradient
-    passes through.
+    the background. In each epoch the authors draw two of those of an image: `take(torch.rand(chosen.shape), chosen, 2)` with `take` of
+    `ops.select` and the second output for `chosen`. No gradient passes through.
 
     Args:
         proposals: $p_i$ in the pixels of the resized image, absolute `(x1, y1, x2, y2)`.
         chips: those of the objects at this resolution, as `sniper` gives them.
         size: width and height of each resized image; by default `longest`.
         valid: the proposals in range at this resolution, as `snip` says; by default all.
-        noise: uniform in [0, 1), one number a round, picks among chips that enclose as many; a fresh draw by default.
+        noise: uniform in [0, 1), one number a round, picks among chips that enclose equally many; a fresh draw by default.
         chip: side of a chip in pixels.
         stride: rows and columns from one candidate to the next, in pixels.
         longest: longest side that an image may have.

@@ -21,7 +21,7 @@ def unified_sample_weighting(
     Args:
         log_variance: $m_i$, from `SampleWeightingNetwork`, for one task; cut off at both ends.
         valid: the boxes of that task: positives and negatives for classification, positives for regression.
-        lowest: smallest $m$; at -2 a box weighs 7.4 times as much as by default.
+        lowest: smallest $m$; at -2 a box weighs 7.4 times as much as at 0.
         highest: largest $m$.
 
     Returns:
