@@ -22,6 +22,7 @@ from tools.catalog import ROOT, Catalog, load
 from tools.checks import check
 from tools.golden import cases
 from tools.records import Method, Result
+from tools.scaffold import start
 from tools.strict_yaml import MAX_BYTES, Document
 
 BAD = Path(__file__).parent / "bad_catalog"
@@ -200,6 +201,21 @@ def mutated(text: str, random: random.Random) -> str:
             ]
         )
     return "\n".join(lines[: random.choice([len(lines)] * 9 + [len(lines) // 2])])
+
+
+def test_a_forgotten_export_is_named(root: Path) -> None:
+    shutil.copytree(ROOT / "tools", root / "tools", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "catalog/papers/rezatofighi2019generalized.yaml", root / "catalog/papers")
+    package = root / "reference_impl/losses/__init__.py"
+    package.write_text(re.sub(r"(?m)^from reference_impl.losses.giou_loss .*$|^    \"giou_loss\",$", "", package.read_text()))
+    assert "reference_impl/losses/__init__.py:1:1: does not export `giou_loss` of giou_loss.py" in run_the_check(root).stdout
+
+
+def test_a_new_entry_asks_for_what_a_citation_needs(root: Path) -> None:
+    start(root, "doe2021example", "losses.example_loss")
+    method = "methods.losses.example_loss."
+    asked = {line.split(": ")[1] for line in found(root, "catalog/papers/doe2021example.yaml")}
+    assert asked == {"title", "authors", "venue", "source", *(method + x for x in ("name", "addresses", "stage", "summary"))}
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -53,7 +53,7 @@ def _check(options: argparse.Namespace) -> int:
     for problem in problems:
         print(problem)
     count = f"{len(catalog.papers)} papers, {len(catalog.methods)} methods, {len(catalog.implemented)} implemented"
-    print(f"{len(problems)} problems in {count}" if problems else f"{count}: all well", file=sys.stderr)
+    print(f"{len(problems)} problem{'s' * (len(problems) > 1)} in {count}" if problems else f"{count}: all well", file=sys.stderr)
     return 1 if problems else 0
 
 

@@ -33,8 +33,11 @@ from reference_impl.generation import (
     hardest_window,
     instance_switching,
     iou_uniform,
+    motion_blur,
     pasting_candidates,
+    poisson_blend,
     random_shift,
+    scale_and_rotate,
     task_aware_synthesis,
 )
 from reference_impl.ops.boxes import box_iou
@@ -126,6 +129,13 @@ def _pasted() -> list[Picture]:
     for name, alpha in (("hard masks", mask.float()), ("masks with soft edges", blurred_mask(mask.float(), radius=1))):
         image, _, visible = cut_paste(background, source, mask, shift, alpha)
         found.append(_picture(image, f"two objects, pasted with {name}; {100 * visible.min():.0f} % and more of each is seen"))
+    blended = background
+    for thing, of_thing, by in zip(source, mask, shift, strict=True):
+        blended = poisson_blend(blended, thing, of_thing, by)
+    found.append(_picture(blended, "by Poisson blending, which keeps differences of colour and not colours"))
+    found.append(_picture(motion_blur(image, torch.tensor(30.0), before=2, after=2), "the soft edges again, blurred as by motion"))
+    smaller, its_mask = scale_and_rotate(source, mask, min_scale=0.5, max_scale=0.9)
+    found.append(_picture(cut_paste(background, smaller, its_mask, shift)[0], "the objects made smaller and turned"))
     return found
 
 

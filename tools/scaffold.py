@@ -2,30 +2,30 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 from tools.checks import KINDS
-from tools.records import MethodId
+from tools.records import MethodId, Stage
 
 _KEY = re.compile(r"[a-z]+(?P<year>\d{4})[a-z0-9]+")
 
 _ENTRY = """\
-title: "Title as printed"
-authors: [First Author, Second Author]
-venue: CVPR
+title:                  # as printed, in quotes
+authors: []             # [First Author, Second Author]
+venue:                  # CVPR
 year: {year}
 # arxiv: "2101.00001"     quoted, or YAML reads a number
 # doi: 10.1000/example
 # code: ["https://github.com/owner/name"]
-source: where you read the bibliography
+source:                 # where you read the bibliography
 methods:
   {id}:
-    name: Name of the method
+    name:
     status: cited         # remove it once reference_impl/{path}.py exists
-    addresses: [regression_loss.iou_based]
-    stage: detection
+    addresses: []         # [regression_loss.iou_based], from catalog/taxonomy.yaml
+    stage:                # {stages}
     # property: what it looks at
-    summary: >-
-      What is imbalanced, and what this does about it, in your own words. Formulas go between dollar signs.
+    summary:              # what is imbalanced, and what this does about it, in your own words; formulas between dollar signs
     # use_when: >-
     #   When to use it, and when not.
     # equations:
@@ -38,8 +38,8 @@ methods:
     #     basis: derived    # or printed (with decimals), or independent
     #     source: closed form
     #     derivation: How the expected value follows, step by step.
-    #     args: {{pred: [[0.0, 0.0, 1.0, 2.0]], target: [[0.0, 0.0, 2.0, 2.0]]}}
-    #     expect: [0.5]
+    #     args: {{pred: [[0.0, 0.0, 1.0, 1.0]], target: [[0.0, 0.0, 2.0, 2.0]]}}
+    #     expect: [0.75]
     # mistakes:
     #   - {{name: what the wrong variant does, replace: text of the module, by: what stands there instead}}
 """
@@ -59,5 +59,5 @@ def start(root: Path, key: str, id: str) -> str:
     path = root / "catalog" / "papers" / f"{key}.yaml"
     if path.exists():
         raise ValueError(f"catalog/papers/{key}.yaml exists; add `{id}` to its methods")
-    path.write_text(_ENTRY.format(year=match["year"], id=id, path=id.replace(".", "/")))
+    path.write_text(_ENTRY.format(year=match["year"], id=id, path=id.replace(".", "/"), stages=", ".join(get_args(Stage))))
     return f"catalog/papers/{key}.yaml is there to be filled in; `python -m tools check` says what is missing"

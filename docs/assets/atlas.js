@@ -19,7 +19,7 @@ function setUpTable(box) {
     const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
     for (const row of rows) {
-      const text = row.textContent.toLowerCase();
+      const text = `${row.textContent} ${row.dataset.words ?? ""}`.toLowerCase();
       const hit = words.every((w) => text.includes(w)) &&
         selects.every((s) => !s.value || (row.dataset[s.name] ?? "").split(" ").includes(s.value));
       row.hidden = !hit;

@@ -33,7 +33,7 @@ def bounded_iou_loss(pred: Float[Tensor, "*batch 4"], target: Float[Tensor, "*ba
     Raises:
         ValueError: the shapes differ, or the last dimension is not 4.
     """
-    (pred_lower, pred_upper), (lower, upper) = widen(pred).split(2, -1), widen(target).split(2, -1)
+    (pred_lower, pred_upper), (lower, upper) = torch.split(widen(pred), 2, -1), torch.split(widen(target), 2, -1)
     size, pred_size = (upper - lower).clamp_min(0), pred_upper - pred_lower
     gap = (pred_lower + pred_upper - (lower + upper)).abs()
     position = safe_divide(size - gap, size + gap)
