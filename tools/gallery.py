@@ -128,7 +128,7 @@ def _pasted() -> list[Picture]:
     found = [_picture(background, "the background")]
     for name, alpha in (("hard masks", mask.float()), ("masks with soft edges", blurred_mask(mask.float(), radius=1))):
         image, _, visible = cut_paste(background, source, mask, shift, alpha)
-        found.append(_picture(image, f"two objects, pasted with {name}; {100 * visible.min():.0f} % and more of each is seen"))
+        found.append(_picture(image, f"two objects, pasted with {name}; at least {100 * visible.min():.0f} % of each is seen"))
     blended = background
     for thing, of_thing, by in zip(source, mask, shift, strict=True):
         blended = poisson_blend(blended, thing, of_thing, by)
