@@ -168,12 +168,12 @@ def shape_targets(
     tilt = (number % RATIOS - RATIOS // 2).to(anchors.dtype) / 2
     factor = torch.stack((octaves - tilt, octaves + tilt), -1).exp2()
     center, half = box_center(anchors)[..., None, :], box_size(anchors)[..., None, :] * factor / 2
-    found = best_overlaps(torch.cat((center - half, center + half), -1).flatten(-3, -2), boxes, valid)
+    found = best_overlaps(torch.cat((center - half, center + half), -1).flatten(-3, -2), boxes, valid, lowest=lowest)
 
     iou, truth, is_best = (x.view(*x.shape[:-1], anchors.shape[-2], OCTAVE * RATIOS) for x in found[:3])
     highest, which = iou.max(-1)
     own = truth.gather(-1, which[..., None]).squeeze(-1)
-    assigned = (highest >= positive) | (is_best.any(-1) & (highest >= lowest))
+    assigned = (highest >= positive) | is_best.any(-1)
     return torch.where(assigned, own, torch.where(highest < negative, BACKGROUND, IGNORED))
 
 

@@ -34,7 +34,11 @@ class Overlaps(NamedTuple):
 
 @checked
 def best_overlaps(
-    anchors: Float[Tensor, "*#batch n 4"], boxes: Float[Tensor, "*#batch m 4"], valid: Bool[Tensor, "*#batch m"] | None = None
+    anchors: Float[Tensor, "*#batch n 4"],
+    boxes: Float[Tensor, "*#batch m 4"],
+    valid: Bool[Tensor, "*#batch m"] | None = None,
+    *,
+    lowest: float = 0.0,
 ) -> Overlaps:
     """For each anchor the ground truth that it overlaps most, for each ground truth the anchor, without a matrix of all pairs.
 
@@ -45,6 +49,7 @@ def best_overlaps(
         anchors: absolute `(x1, y1, x2, y2)` in pixels, one set for all images or one for each.
         boxes: ground truths, the same.
         valid: which of `boxes` are no padding; by default all.
+        lowest: a ground truth that no anchor overlaps this much has no best anchor in `is_best`, nor has one that none overlaps.
 
     Returns:
         `iou`, `truth`, `is_best` of shape `[*batch n]`; `truth_iou`, `anchor` of shape `[*batch m]`. They carry no gradient.
@@ -60,11 +65,11 @@ def best_overlaps(
     columns, rows = (sides_and_area(x[(None,) * (len(batch) + 2 - x.dim())]).expand(-1, *batch, -1) for x in (anchors, boxes))
     few = columns.shape[-1] * rows.shape[-1] <= 4 * PAIRS_AT_ONCE
     if few or boxes.device.type != "cpu" or torch.compiler.is_compiling():
-        return _of_all(columns, rows)
+        return _of_all(columns, rows, lowest)
     found = _nothing(columns, rows)
     for image in product(*map(range, batch)):
         its: tuple[slice | int, ...] = (slice(None), *image)
-        _of_neighbours(columns[its], rows[its], Overlaps(*(x[image] for x in found)))
+        _of_neighbours(columns[its], rows[its], lowest, Overlaps(*(x[image] for x in found)))
     return found
 
 
@@ -112,7 +117,7 @@ def _nothing(columns: Tensor, rows: Tensor) -> Overlaps:
     return Overlaps(iou, truth, torch.zeros_like(iou, dtype=torch.bool), truth_iou, anchor)
 
 
-def _of_all(columns: Tensor, rows: Tensor) -> Overlaps:
+def _of_all(columns: Tensor, rows: Tensor, lowest: float) -> Overlaps:
     """Of anchors with ground truths, given as `sides_and_area`, `[5 *batch n]` and `[5 *batch m]`."""
     iou, truth, is_best, truth_iou, anchor = _nothing(columns, rows)
     n, m = columns.shape[-1], rows.shape[-1]
@@ -124,7 +129,7 @@ def _of_all(columns: Tensor, rows: Tensor) -> Overlaps:
         iou_into(pairs, some[..., None], columns[..., None, :], (height, spare))
         reach, anchor[..., start : start + step] = pairs.max(-1)
         truth_iou[..., start : start + step] = reach
-        bar = reach.masked_fill(reach == 0, torch.inf)
+        bar = reach.masked_fill((reach == 0) | (reach < lowest), torch.inf)
         is_best |= torch.sub(pairs, bar[..., None], out=spare).amax(-2) == 0
         highest = pairs.amax(-2)
         truth = torch.where(highest > iou, start + _first_row(pairs, highest), truth)
@@ -132,7 +137,7 @@ def _of_all(columns: Tensor, rows: Tensor) -> Overlaps:
     return Overlaps(iou, truth, is_best, truth_iou, anchor)
 
 
-def _of_neighbours(columns: Tensor, rows: Tensor, found: Overlaps) -> None:
+def _of_neighbours(columns: Tensor, rows: Tensor, lowest: float, found: Overlaps) -> None:
     """The same of one image, written into `found`: a few ground truths meet the anchors that overlap the box around them."""
     center = rows[:2] + rows[2:4]
     for few in _split(center, torch.arange(rows.shape[-1])):
@@ -141,7 +146,7 @@ def _of_neighbours(columns: Tensor, rows: Tensor, found: Overlaps) -> None:
         sides = torch.minimum(columns[2:4], last).sub_(torch.maximum(columns[:2], first))
         near = (sides.amin(0) > 0).nonzero().squeeze(-1)
         if len(near) > 0:
-            own = _of_all(columns.index_select(-1, near), some)
+            own = _of_all(columns.index_select(-1, near), some, lowest)
             found.truth_iou[few], found.anchor[few] = own.truth_iou, near[own.anchor].masked_fill(own.truth_iou == 0, 0)
             iou, truth, new = found.iou[near], found.truth[near], few[own.truth]
             found.truth[near] = torch.where((own.iou > iou) | ((own.iou == iou) & (new < truth)), new, truth)
