@@ -51,7 +51,7 @@ def iou_balanced_sampling(
     index = bin_index(safe_divide(iou - lowest, highest - lowest), bins=bins)
     of_bin = negative[..., None, :] & (index[..., None, :] == torch.arange(bins, device=iou.device)[:, None])
     chosen = take(noise[..., None, :].expand(of_bin.shape), of_bin, num_negatives // bins).any(-2)
-    return take(fill_noise.masked_fill(chosen, torch.inf), negative, num_negatives).to(iou.dtype)
+    return take(fill_noise.masked_fill(chosen, torch.inf), negative, num_negatives).to(iou)
 
 
 @checked
@@ -85,5 +85,5 @@ def truth_balanced_sampling(
     rank = rank_within_groups(descending_rank(noise), truth.where(positive, -1))
     truths = (positive & (rank == 0)).sum(-1, keepdim=True).clamp(min=1)
     chosen = positive & (rank < num_positives // truths)
-    chosen = chosen | take(fill_noise, positive & ~chosen, num_positives - chosen.sum(-1))
-    return chosen.to(noise.dtype)
+    chosen = chosen | take(fill_noise, positive & ~chosen, num_positives - chosen.sum(-1, keepdim=True))
+    return chosen.to(noise)
