@@ -41,11 +41,11 @@ def dynamic_label_assignment(
     Raises:
         ValueError: the shapes do not fit together.
     """
-    iou = box_iou(proposals.detach()[..., :, None, :], boxes.detach()[..., None, :, :])
+    iou = box_iou(proposals.detach()[..., None, :], boxes.detach()[..., None, :, :])
     if present is not None:
         iou = iou.where(present[..., None, :], 0)
-    highest, truth = pad(iou, (0, 1)).max(-1)
-    return truth.masked_fill((highest < threshold) | (highest == 0), BACKGROUND), highest
+    highest, truth = (iou if iou.shape[-1] else pad(iou, (0, 1))).max(-1)
+    return truth.masked_fill_((highest < threshold).logical_or_(highest.logical_not()), BACKGROUND), highest
 
 
 @checked

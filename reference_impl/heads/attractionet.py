@@ -152,7 +152,7 @@ def multi_threshold_nms(
     survivors = [left, *(nms(boxes, scores, left, limit=most, threshold=threshold) for threshold, _ in others)]
     kept, order = torch.zeros_like(left), torch.zeros_like(scores)
     for i in range(len(STEPS) - 1, -1, -1):
-        new = take(scores, survivors[i] & ~kept, (STEPS[i][1] - kept.sum(-1)).clamp(min=0))
+        new = take(scores, survivors[i] & ~kept, (STEPS[i][1] - kept.sum(-1, keepdim=True)).clamp(min=0))
         kept, order = kept | new, torch.where(new, scores + i, order)
     return kept, order
 

@@ -51,9 +51,9 @@ def sample_rois(
     noise = torch.rand_like(proposals[..., 0]) if noise is None else widen(noise)
     valid = torch.ones_like(boxes[..., 0], dtype=torch.bool) if valid is None else valid
     positive = best_overlaps(proposals, boxes, valid).iou >= threshold
-    truths = valid.sum(-1)
+    truths = valid.sum(-1, keepdim=True)
     positives = take(noise, positive, int(size * positive_fraction) - truths)
-    negatives = take(noise, ~positive & (box_area(proposals) > 0), size - truths - positives.sum(-1))
+    negatives = take(noise, ~positive & (box_area(proposals) > 0), size - truths - positives.sum(-1, keepdim=True))
     chosen = positives | negatives
     order = chosen.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)
     return proposals.gather(-2, order[..., None].expand_as(proposals)), chosen.gather(-1, order)

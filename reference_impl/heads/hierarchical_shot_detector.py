@@ -129,7 +129,7 @@ def hsd_loss(
     valid = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
     class_loss = -logits.log_softmax(-1).gather(-1, labels.clamp(0, background)[..., None]).squeeze(-1)
     positive = valid & (labels < background)
-    negative = take(class_loss.detach(), valid & ~positive, ratio * positive.sum(-1))
+    negative = take(class_loss.detach(), valid & ~positive, ratio * positive.sum(-1, keepdim=True))
     box_loss = smooth_l1_loss(deltas, targets, reduction="none").sum(-1)
     return class_loss.where(positive | negative, 0), box_loss.where(valid & matched, 0)
 

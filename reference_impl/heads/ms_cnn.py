@@ -175,13 +175,13 @@ def sample_negatives(
     logits = widen(logits.detach())
     noise = torch.rand_like(logits[..., 0]) if noise is None else widen(noise.detach())
     classes = torch.arange(logits.shape[-1], device=labels.device)
-    positives = ((labels[..., None, :] == classes[:, None]) & positive[..., None, :]).sum(-1)
+    positives = ((labels[..., None, :] == classes[:, None]) & positive[..., None, :]).sum(-1, keepdim=True)
     chosen = torch.zeros_like(negative)
     if hard_fraction > 0:
         hardest = (positives * ratio * hard_fraction).long().clamp(min=minimum)
         chosen = take(logits.mT, negative[..., None, :].expand_as(logits.mT), hardest).any(-2)
     if hard_fraction < 1:
-        drawn = (positives.sum(-1) * ratio * (1 - hard_fraction)).long().clamp(min=minimum * logits.shape[-1])
+        drawn = (positives.sum(-2) * ratio * (1 - hard_fraction)).long().clamp(min=minimum * logits.shape[-1])
         chosen = chosen | take(noise, negative & ~chosen, drawn)
     return chosen.to(logits.dtype)
 

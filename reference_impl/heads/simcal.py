@@ -89,7 +89,7 @@ def bilevel_sampling(
     """
     noise = torch.rand(positive.shape, device=positive.device) if noise is None else widen(noise)
     own = positive & (labels == drawn)
-    return (own | take(noise, negative, own.sum(-1))).to(noise.dtype)
+    return (own | take(noise, negative, own.sum(-1, keepdim=True))).to(noise.dtype)
 
 
 class CalibrationHead(nn.Module):

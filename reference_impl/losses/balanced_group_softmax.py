@@ -75,7 +75,7 @@ def balanced_group_softmax(
     loss = _log_total(logits, others, group)[1][..., :-1] - torch.where(inside, logits.gather(-1, index), others)
 
     kept = inside & valid[..., None]
-    limit = (kept.sum(-2) * ratio).long()
+    limit = (kept.sum(-2) * ratio).long()[..., None]
     drawn = take(noise.mT, (valid[..., None] & ~inside).mT, limit).mT
     weight = (kept | drawn).to(loss.dtype)
     first = torch.where(labels == logits.shape[-1], background[..., 0], background[..., 1])

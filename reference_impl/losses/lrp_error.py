@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from reference_impl.ops.checked import checked
-from reference_impl.ops.numerics import safe_divide, widen
+from reference_impl.ops.numerics import widen
 from reference_impl.ops.ranks import descending_order
 
 __all__ = ["lrp_error", "optimal_lrp"]
@@ -46,10 +46,10 @@ def lrp_error(
         The error in [0, 1], and its parts of localisation, of false positives and of false negatives. A part of nothing is 0.
     """
     iou = widen(iou.detach())
-    hit = matched & (iou >= tau) if kept is None else matched & kept & (iou >= tau)
+    hit = (iou >= tau).logical_and_(matched if kept is None else matched & kept).to(iou)
     tp = hit.sum(-1)
-    fp = (iou.shape[-1] if kept is None else kept.sum(-1)) - tp
-    return _error_and_parts(tp, fp, ((1 - iou) * hit).sum(-1), count, tau)
+    found = torch.full_like(tp, iou.shape[-1]) if kept is None else kept.sum(-1)
+    return _error_and_parts(tp, found, (hit - iou * hit).sum(-1), count, tau)
 
 
 @checked
@@ -83,9 +83,8 @@ def optimal_lrp(
     score, iou = widen(score.detach()), widen(iou.detach())
     kept = torch.ones_like(matched) if kept is None else kept
     order = descending_order(score.masked_fill(~kept, -torch.inf))
-    score, iou, hit, kept = (x.gather(-1, order) for x in (score, iou, matched & kept & (iou >= tau), kept))
-    tp, fp = hit.cumsum(-1), (kept & ~hit).cumsum(-1)
-    parts = _error_and_parts(tp, fp, ((1 - iou) * hit).cumsum(-1), count[..., None], tau)
+    score, iou, hit, kept = (x.gather(-1, order) for x in (score, iou, (matched & kept & (iou >= tau)).to(iou), kept))
+    parts = _error_and_parts(hit.cumsum(-1), kept.cumsum(-1), (hit - iou * hit).cumsum(-1), count[..., None], tau)
 
     # Detections with one score are kept or cut off together. The last cut keeps nothing.
     tied = pad(kept[..., 1:] & (score[..., 1:] == score[..., :-1]), (0, 1))[..., : kept.shape[-1]]
@@ -98,10 +97,8 @@ def optimal_lrp(
     return error.gather(-1, best).squeeze(-1), of_location, of_alarms, of_misses, threshold
 
 
-def _error_and_parts(tp: Tensor, fp: Tensor, misfit: Tensor, count: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    fn = (count - tp).clamp(min=0)
-    tp, fp, fn = (x.to(misfit.dtype) for x in (tp, fp, fn))
-    found = tp + fp
-    amount = torch.stack((misfit / (1 - tau) + fp + fn, misfit, fp, fn))
-    error, of_location, of_alarms, of_misses = safe_divide(amount, torch.stack((found + fn, tp, found, tp + fn))).unbind()
-    return error, of_location, of_alarms, of_misses
+def _error_and_parts(tp: Tensor, found: Tensor, misfit: Tensor, count: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    truths = torch.maximum(count, tp)
+    fp, fn = found - tp, truths - tp
+    error = (misfit / (1 - tau)).add_(fp).add_(fn).div_((found + fn).clamp_min_(1))
+    return error, misfit / tp.clamp_min(1), fp / found.clamp_min(1), fn / truths.clamp_min(1)

@@ -18,7 +18,7 @@ def descending_order(value: Float[Tensor, "*batch n"], among: Bool[Tensor, "*bat
     value = widen(value.detach())
     if value.shape[-1] < MANY or value.device.type != "cpu":
         # Not a number is sorted behind all numbers.
-        return (-value if among is None else (-value).masked_fill_(~among, torch.nan)).argsort(dim=-1, stable=True)
+        return (-value if among is None else (-value).masked_fill_(~among, torch.nan)).argsort(stable=True)
     integer = torch.int64 if value.dtype == torch.float64 else torch.int32
     bits = value.contiguous().view(integer)
     # Integers in the opposite order of the floats. A float is a sign and a magnitude; both zeros become 0.

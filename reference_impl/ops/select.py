@@ -10,7 +10,9 @@ from reference_impl.ops.ranks import MANY, descending_order
 __all__ = ["closest_pair", "first", "take"]
 
 
-def take(score: Float[Tensor, "*batch n"], among: Bool[Tensor, "*batch n"], count: int | Num[Tensor, "*batch"]) -> Bool[Tensor, "*batch n"]:
+def take(
+    score: Float[Tensor, "*batch n"], among: Bool[Tensor, "*batch n"], count: int | Num[Tensor, "*batch 1"]
+) -> Bool[Tensor, "*batch n"]:
     """The `count` boxes of `among` with the highest score; the earlier box wins a tie.
 
     Args:
@@ -18,30 +20,28 @@ def take(score: Float[Tensor, "*batch n"], among: Bool[Tensor, "*batch n"], coun
         among: the candidates.
         count: how many to take at most, one number for all or one for each set; with fewer candidates, all are taken.
     """
+    if isinstance(count, int) and score.shape[-1] >= MANY:
+        return _take_of_many(score, among, count)
+    # A slice would give a compiler one graph for sets that are smaller than the count, and another for the rest.
     if isinstance(count, int) and not torch.compiler.is_compiling():
-        return _take_few(score, among, count) if score.shape[-1] < MANY else _take_of_many(score, among, count)
-    order = descending_order(score, among)
-    number = torch.arange(1, order.shape[-1] + 1, device=order.device)
-    taken = number <= count[..., None] if isinstance(count, Tensor) else (number <= count).expand_as(order)
-    return among & among.scatter(-1, order, taken)
-
-
-def _take_few(score: Tensor, among: Tensor, count: int) -> Tensor:
-    return among & torch.zeros_like(among).scatter_(-1, descending_order(score, among)[..., : max(count, 0)], True)
+        return among.scatter(-1, descending_order(score, among)[..., max(count, 0) :], False)
+    order = descending_order(score)
+    return among.scatter(-1, order, first(among.gather(-1, order), count))
 
 
 def _take_of_many(score: Tensor, among: Tensor, count: int) -> Tensor:
     """To find the last that is taken costs less than to sort all."""
     score = widen(score.detach())
-    score = score.masked_fill(~among | score.isnan(), -torch.inf)
-    least = score.topk(min(max(count, 1), score.shape[-1])).values[..., -1:]
+    score = score.masked_fill(score.isnan().logical_or_(~among), -torch.inf)
+    least = score.topk(min(max(count, 1), score.shape[-1]), sorted=False).values.amin(-1, keepdim=True)
     above = score > least
-    return above | first(among & (score == least), count - above.sum(-1, keepdim=True))
+    return above.logical_or_(first((score == least).logical_and_(among), count - above.sum(-1, keepdim=True)))
 
 
-def first(among: Bool[Tensor, "*batch n"], count: int | Int[Tensor, "*batch 1"]) -> Bool[Tensor, "*batch n"]:
+def first(among: Bool[Tensor, "*batch n"], count: int | Num[Tensor, "*batch 1"]) -> Bool[Tensor, "*batch n"]:
     """The `count` first boxes of `among`, one number for all or one for each set."""
-    return among & (among.cumsum(-1) <= count)
+    number = among.cumsum(-1, dtype=count.dtype if isinstance(count, Tensor) else None)
+    return (number <= count).logical_and_(among)
 
 
 def closest_pair(

@@ -46,5 +46,5 @@ def bootstrapping(
     noise = torch.rand_like(score) if noise is None else noise
     alarms = negative & (score > threshold)
     if mined is None:
-        return take(noise, alarms, size).to(score.dtype)
-    return (mined & negative | take(noise, alarms & ~mined, size)).to(score.dtype)
+        return take(noise, alarms, size).to(score)
+    return (mined & negative | take(noise, alarms & ~mined, size)).to(score)

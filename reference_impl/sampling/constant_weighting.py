@@ -35,5 +35,5 @@ def constant_weighting(
     Returns:
         One weight for each box, 0 for boxes that are neither.
     """
-    weight = torch.zeros_like(loss, dtype=widen(loss).dtype)
+    weight = torch.zeros_like(widen(loss))
     return weight.masked_fill_(negative, background_weight).masked_fill_(positive, foreground_weight)

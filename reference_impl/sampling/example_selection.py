@@ -34,7 +34,7 @@ def example_selection(
         1 for each negative of the new set $\mathcal{N}_{t+1}$ and 0 for every other window. Objects are always trained on, and not among
         these.
     """
-    score = widen(score.detach())
+    score = widen(score)
     mistaken = score > threshold
     selected = mistaken if mined is None else mistaken | mined
-    return (negative & selected).to(score.dtype)
+    return selected.logical_and_(negative).to(score)

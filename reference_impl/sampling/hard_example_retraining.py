@@ -42,6 +42,9 @@ def hard_example_retraining(
     """
     score = widen(logits.detach())
     noise = torch.rand_like(score) if noise is None else noise
-    known = torch.zeros_like(negative) if initial is None else initial & negative
-    room = (size - known.sum(-1)).clamp(min=0)
-    return (known | take(noise, negative & ~known & (score > threshold), room)).to(score.dtype)
+    mistaken = negative & (score > threshold)
+    if initial is None:
+        return take(noise, mistaken, size).to(score)
+    known = initial & negative
+    room = (size - known.sum(-1, keepdim=True)).clamp(min=0)
+    return (known | take(noise, mistaken & ~known, room)).to(score)

@@ -50,10 +50,10 @@ def hard_negative_cache(
     score = widen(logits.detach())
     found = negative & (score >= threshold)
     if cached is None:
-        return _in_turn(found, first, size).to(score.dtype)
+        return _in_turn(found, first, size).to(score)
     held = cached & negative
     kept = held & (score >= -1 - SLACK) | take(score, held, size // 2)
-    return (kept | _in_turn(found & ~kept, first, size - kept.sum(-1, keepdim=True))).to(score.dtype)
+    return (kept | _in_turn(found & ~kept, first, size - kept.sum(-1, keepdim=True))).to(score)
 
 
 def _in_turn(found: Tensor, first: Tensor | None, room: int | Tensor) -> Tensor:

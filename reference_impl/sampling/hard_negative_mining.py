@@ -30,5 +30,5 @@ def hard_negative_mining(
     Returns:
         1 for each positive and each chosen negative, 0 for every other box.
     """
-    hardest = take(loss, negative, positive.sum(-1) * ratio)
-    return (positive | hardest).to(widen(loss).dtype)
+    hardest = take(loss, negative, positive.sum(-1, keepdim=True) * ratio)
+    return hardest.logical_or_(positive).to(widen(loss))

@@ -52,7 +52,7 @@ def iou_balanced_sampling(
     chosen = torch.zeros_like(negative)
     for k in range(bins):
         chosen = chosen | take(noise, negative & (index == k), num_negatives // bins)
-    return take(fill_noise.masked_fill(chosen, torch.inf), negative, num_negatives).to(iou.dtype)
+    return take(fill_noise.masked_fill(chosen, torch.inf), negative, num_negatives).to(iou)
 
 
 @checked
@@ -86,5 +86,5 @@ def truth_balanced_sampling(
     rank = rank_within_groups(descending_rank(noise), truth.where(positive, -1))
     truths = (positive & (rank == 0)).sum(-1, keepdim=True).clamp(min=1)
     chosen = positive & (rank < num_positives // truths)
-    chosen = chosen | take(fill_noise, positive & ~chosen, num_positives - chosen.sum(-1))
-    return chosen.to(noise.dtype)
+    chosen = chosen | take(fill_noise, positive & ~chosen, num_positives - chosen.sum(-1, keepdim=True))
+    return chosen.to(noise)

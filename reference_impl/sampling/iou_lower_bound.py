@@ -41,4 +41,4 @@ def iou_lower_bound(
     """
     iou = widen(iou.detach())
     noise = torch.rand_like(iou) if noise is None else noise
-    return take(noise, negative & (iou >= lower) & (iou < upper), num_negatives).to(iou.dtype)
+    return take(noise, negative & (iou >= lower) & (iou < upper), num_negatives).to(iou)

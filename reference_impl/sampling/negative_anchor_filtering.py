@@ -41,5 +41,5 @@ def negative_anchor_filtering(
         1 for each positive and each chosen negative, 0 for every other box.
     """
     unsure = negative & (widen(p_s) <= threshold)
-    hardest = take(loss, unsure, positive.sum(-1) * ratio)
-    return (positive | hardest).to(widen(loss).dtype)
+    hardest = take(loss, unsure, positive.sum(-1, keepdim=True) * ratio)
+    return hardest.logical_or_(positive).to(widen(loss))

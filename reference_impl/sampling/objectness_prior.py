@@ -47,6 +47,6 @@ def objectness_prior(
     noise = torch.rand_like(objectness) if noise is None else noise
     likely = objectness >= threshold
     positive = positive & likely
-    number = positive.sum(-1)
-    wanted = (number * ratio).masked_fill(number == 0, without_positives)
-    return (positive | take(noise, negative & likely, wanted)).to(objectness.dtype)
+    wanted = positive.sum(-1, keepdim=True) * ratio
+    wanted.masked_fill_(wanted.logical_not(), without_positives)
+    return take(noise, negative & likely, wanted).logical_or_(positive).to(objectness)

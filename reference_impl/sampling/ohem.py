@@ -43,4 +43,4 @@ def ohem(
     """
     loss = widen(loss.detach())
     chosen = take(loss, valid, size) if boxes is None else nms(boxes, loss, valid, labels, limit=size, threshold=threshold)
-    return chosen.to(loss.dtype)
+    return chosen.to(loss)

@@ -40,4 +40,4 @@ def online_foreground_balanced(
     key = torch.where(positive, labels, -1).contiguous()
     ordered = key.sort(-1).values
     same = torch.searchsorted(ordered, key, right=True) - torch.searchsorted(ordered, key)
-    return take(same * safe_log(noise), positive, num_positives).to(noise.dtype)
+    return take(same * safe_log(noise), positive, num_positives).to(noise)

@@ -63,4 +63,4 @@ def overlap_sampling(
     highest = pad(overlap.masked_fill(~negative, 0), (0, 1), value=0).amax(-1, keepdim=True)
     near = overlap > (lowest + highest) / 2
     size = torch.where(near, (negative & near).sum(-1, keepdim=True), (negative & ~near).sum(-1, keepdim=True))
-    return take(size * safe_log(noise), negative, num_negatives).to(overlap.dtype)
+    return take(size * safe_log(noise), negative, num_negatives).to(overlap)

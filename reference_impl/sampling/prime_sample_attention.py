@@ -172,7 +172,7 @@ def score_hlr(
     wanted = count.minimum(negative.sum(-1))[..., None]
     by_rank = ranked & (rank < wanted)
     known = by_rank.sum(-1, keepdim=True)
-    at_random = take(noise, negative & ~ranked, (wanted - known).squeeze(-1))
+    at_random = take(noise, negative & ~ranked, wanted - known)
 
     largest = wanted.maximum(ranked.sum(-1, keepdim=True))
     place = torch.where(by_rank, rank, (known - 1).clamp(min=0))

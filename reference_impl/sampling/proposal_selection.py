@@ -48,4 +48,4 @@ def proposal_selection(
     level = torch.zeros_like(valid, dtype=torch.int64) if level is None else level
     place = rank_within_groups(descending_rank(objectness), level.masked_fill(~valid, -1))
     kept = nms(boxes, objectness, valid & (place < before), level, limit=after, threshold=threshold)
-    return kept.to(objectness.dtype)
+    return kept.to(objectness)

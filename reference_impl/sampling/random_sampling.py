@@ -43,4 +43,4 @@ def random_sampling(
     order = descending_order(noise)
     positives = first(positive.gather(-1, order), int(size * positive_fraction))
     negatives = first(negative.gather(-1, order), size - positives.sum(-1, keepdim=True))
-    return torch.zeros_like(noise).scatter(-1, order, (positives | negatives).to(noise.dtype))
+    return torch.zeros_like(noise).scatter(-1, order, (positives | negatives).to(noise))

@@ -3,7 +3,6 @@
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from reference_impl.ops.boxes import box_area
 from reference_impl.ops.checked import checked
 from reference_impl.ops.matching import best_overlaps
 from reference_impl.ops.numerics import widen
@@ -38,7 +37,7 @@ def snip(
         ValueError: the shapes do not fit together.
     """
     inside = _is_in_range(boxes, size_range)
-    return (inside if valid is None else inside & valid).to(widen(boxes).dtype)
+    return inside if valid is None else inside * valid
 
 
 @checked
@@ -70,10 +69,13 @@ def snip_ignored_anchors(
     Raises:
         ValueError: the shapes do not fit together.
     """
-    outside = ~_is_in_range(boxes, size_range)
+    outside = _is_in_range(boxes, size_range) == 0
     return best_overlaps(anchors, boxes, outside if valid is None else outside & valid).iou > threshold
 
 
 def _is_in_range(boxes: Tensor, size_range: Tensor) -> Tensor:
-    size, (lowest, highest) = box_area(boxes.detach()).sqrt(), widen(size_range)[..., None].unbind(-2)
-    return (size >= lowest) & (size <= highest)
+    """1 or 0 for each box, in its dtype."""
+    x1, y1, x2, y2 = widen(boxes.detach()).unbind(-1)
+    size, size_range = (x2 - x1).clamp_min_(0).mul_((y2 - y1).clamp_min_(0)).sqrt_(), widen(size_range)
+    is_large = size >= size_range[..., :1]
+    return size.le_(size_range[..., 1:]).mul_(is_large)

@@ -1,12 +1,14 @@
 """Soft-balance sampling with hybrid training: Peng, Bu, Sun, Zhang, Tan and Yan, CVPR 2020."""
 
+from functools import reduce
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from reference_impl.ops.checked import checked
 from reference_impl.ops.dense import row_blocks
-from reference_impl.ops.numerics import safe_divide, widen
+from reference_impl.ops.numerics import widen
 
 __all__ = ["soft_balance_sampling"]
 
@@ -32,9 +34,20 @@ def soft_balance_sampling(
     Returns:
         The probability of each image in the next draw. They add up to 1, or to 0 if no image shows anything.
     """
-    blocks = [has_label[..., rows, :] for rows in row_blocks(has_label)]
-    count = torch.stack([shows.sum(-2, dtype=torch.int32) for shows in blocks]).sum(0).double()
-    each = torch.where(count > 0, count.pow(-alpha), 0)
-    each = safe_divide(each, (each * count).sum(-1, keepdim=True))
-    balanced = torch.cat([(shows.double() @ each[..., None]).squeeze(-1) for shows in blocks], -1)
-    return torch.where(progress[..., None] < start, 1 / max(has_label.shape[-2], 1), balanced).to(widen(progress).dtype)
+    # Bytes become numbers faster than truth values do, except in compiled code.
+    shows = has_label if torch.compiler.is_compiling() else has_label.view(torch.uint8)
+    dtype, blocks = widen(progress).dtype, row_blocks(shows)
+    if len(blocks) == 1:
+        shows = shows.to(dtype)
+        share = (shows * _of_class(shows.sum(-2, keepdim=True), alpha)).sum(-1)
+    else:
+        count = reduce(torch.add, [shows[..., rows, :].to(dtype).sum(-2, keepdim=True) for rows in blocks])
+        column = _of_class(count, alpha).mT
+        share = torch.cat([shows[..., rows, :].to(dtype) @ column for rows in blocks], -2).squeeze(-1)
+    share = share.masked_fill_((progress < start)[..., None], 1)
+    return share / share.sum(-1, keepdim=True).clamp_min_(torch.finfo(dtype).tiny)
+
+
+def _of_class(count: Tensor, alpha: float) -> Tensor:
+    """What an image gets for showing a class; anything where none shows it."""
+    return count.clamp_min_(1).pow_(-alpha)

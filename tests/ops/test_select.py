@@ -31,24 +31,24 @@ def test_the_first_of_a_stable_sort(dtype: torch.dtype, device: str) -> None:
         score, among = sets(device, 3, seed=seed)
         score = score.to(dtype)
         for count in (-1, 0, 1, 2, 7, 23, 40, 41, 1000):
-            expected = sorted_and_cut(score, among, torch.full((3,), count))
+            expected = sorted_and_cut(score, among, torch.full((3, 1), count))
             assert torch.equal(take(score, among, count), expected), count
-            assert torch.equal(take(score, among, torch.full((3,), count, device=device)), expected), count
+            assert torch.equal(take(score, among, torch.full((3, 1), count, device=device)), expected), count
 
 
 def test_each_set_has_its_own_count(device: str) -> None:
     score, among = sets(device, 2, 3)
-    count = torch.tensor([[0, 1, 5], [9, 30, 100]], device=device)
+    count = torch.tensor([[0, 1, 5], [9, 30, 100]], device=device)[..., None]
     assert torch.equal(take(score, among, count), sorted_and_cut(score, among, count))
 
 
 def test_nothing_to_choose_from(device: str) -> None:
     score, among = sets(device, 2, n=0)
     assert take(score, among, 3).shape == (2, 0)
-    assert take(score, among, torch.tensor([3, 0], device=device)).shape == (2, 0)
+    assert take(score, among, torch.tensor([[3], [0]], device=device)).shape == (2, 0)
     score, among = sets(device, 2)
     assert not take(score, torch.zeros_like(among), 3).any()
-    assert not take(score, torch.zeros_like(among), torch.tensor([3, 0], device=device)).any()
+    assert not take(score, torch.zeros_like(among), torch.tensor([[3], [0]], device=device)).any()
 
 
 def test_many_boxes(device: str) -> None:
@@ -58,10 +58,10 @@ def test_many_boxes(device: str) -> None:
     order = score.masked_fill(~among, -1).argsort(descending=True, stable=True)[:512]
     expected = torch.zeros_like(among).scatter(0, order, True)
     assert torch.equal(take(score, among, 512), expected)
-    assert torch.equal(take(score, among, torch.tensor(512, device=device)), expected)
+    assert torch.equal(take(score, among, torch.tensor([512], device=device)), expected)
 
 
-@pytest.mark.parametrize("count", [3, torch.tensor([3, 0])], ids=["one count", "two counts"])
+@pytest.mark.parametrize("count", [3, torch.tensor([[3], [0]])], ids=["one count", "two counts"])
 def test_one_graph_for_all_sizes(count: int | Tensor, device: str) -> None:
     compiled = torch.compile(take, fullgraph=True, backend="aot_eager", dynamic=True)
     count = count.to(device) if isinstance(count, Tensor) else count

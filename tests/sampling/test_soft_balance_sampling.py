@@ -74,3 +74,17 @@ def test_an_image_weighs_what_its_classes_weigh(device: str) -> None:
     shows[:, 0] = True
     both = soft_balance_sampling(shows, at(1, device), alpha=1.0)
     torch.testing.assert_close(both[shows[:, 1]], torch.full_like(weight[:1], 0.5 + 0.5 / 100))
+
+
+def test_many_images_in_parts_and_few_at_once_follow_the_formula(device: str) -> None:
+    """Classes without an image, images without a class, and batches included."""
+    for n in (20, 3000):
+        shows = torch.rand(2, n, 30, generator=torch.Generator().manual_seed(0)) < torch.linspace(0, 0.2, 30)
+        shows[:, 3] = False
+        count = shows.sum(-2).double()
+        share = torch.where(count > 0, count**0.3, 0)
+        share = share / share.sum(-1, keepdim=True)
+        expected = torch.where(shows, (share / count)[:, None], 0).sum(-1)
+        expected[1] = 1 / n
+        weight = soft_balance_sampling(shows.to(device), torch.tensor([0.5, 0.25], dtype=torch.float64, device=device))
+        torch.testing.assert_close(weight.cpu(), expected)

@@ -393,6 +393,14 @@ def bootstrapping(score: Tensor, negative: Tensor, noise: Tensor) -> Tensor:
     return _drawn(noise, negative & (score > 0.5), 250)
 
 
+def hard_example_retraining(logits: Tensor, negative: Tensor, noise: Tensor) -> Tensor:
+    return _drawn(noise, negative & (logits > 0), 109_955)
+
+
+def example_selection(score: Tensor, negative: Tensor) -> Tensor:
+    return (negative & (score > 0.5)).to(score.dtype)
+
+
 def constant_weighting(loss: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     weight = torch.zeros_like(loss)
     weight[positive], weight[negative] = 1.0, 0.5
@@ -464,7 +472,7 @@ def soft_balance_sampling(has_label: Tensor, progress: Tensor) -> Tensor:
     shows = has_label.float()
     count = shows.sum(0)
     share = count**0.3 / (count**0.3).sum()
-    return (shows * share / count).sum(-1)
+    return (shows * share / count.clamp(min=1)).sum(-1)
 
 
 def proposal_selection(boxes: Tensor, objectness: Tensor) -> Tensor:
@@ -637,9 +645,18 @@ BASELINES: dict[str, Function] = {
     **{
         f"sampling.{f.__name__}": f
         for f in (
-            *(bootstrapping, constant_weighting, hard_negative_cache, hard_negative_mining, iou_balanced_sampling, iou_lower_bound),
-            *(negative_anchor_filtering, objectness_prior, ohem, online_foreground_balanced, overlap_sampling, prime_sample_attention),
-            *(proposal_selection, random_sampling, snip, sniper, soft_balance_sampling, unified_sample_weighting),
+            *(bootstrapping, constant_weighting, example_selection, hard_example_retraining, hard_negative_cache, hard_negative_mining),
+            *(iou_balanced_sampling, iou_lower_bound, negative_anchor_filtering, objectness_prior, ohem, online_foreground_balanced),
+            *(
+                overlap_sampling,
+                prime_sample_attention,
+                proposal_selection,
+                random_sampling,
+                snip,
+                sniper,
+                soft_balance_sampling,
+                unified_sample_weighting,
+            ),
         )
     },
     **{f"assignment.{f.__name__}": f for f in (dynamic_label_assignment, free_anchor)},
