@@ -130,7 +130,7 @@ def location_loss(
     """
     logits = widen(logits)
     signed = torch.where(positive, logits, -logits)
-    weight = torch.where(positive, alpha, (1 - alpha) * negative_weight).to(logits.dtype)
+    weight = torch.full_like(logits, alpha).where(positive, (1 - alpha) * negative_weight)
     loss = -weight * (gamma * logsigmoid(-signed)).exp() * logsigmoid(signed)
     return loss.where(positive | negative, 0)
 
