@@ -121,7 +121,7 @@ def precise_roi_pool(
     \,dx\,dy $$
 
     The value $f_{ij}$ of the map is at $x = i$, $y = j$; beyond the map, the interpolation goes down to zero within one cell. The gradient
-    reaches the features and the boxes, once: it cannot be differentiated again.
+    reaches the features and the boxes, of many boxes once: it cannot be differentiated again.
 
     The integral up to a point needs nine numbers of the map's running sums, whatever the size of the box. They are summed in float64, since
     they are subtracted from each other in the end. For few boxes, every cell of the map is weighed instead.
