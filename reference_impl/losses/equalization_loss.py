@@ -64,7 +64,7 @@ def equalization_loss(
     def formula(logits: Tensor, labels: Tensor) -> Tensor:
         own = labels[..., None] == torch.arange(logits.shape[-1], device=labels.device)
         weight = equalization_weight(labels, frequency, threshold=threshold).to(logits.dtype)
-        return (weight * binary_cross_entropy_with_logits(logits, own.to(logits.dtype), reduction="none")).sum(-1)
+        return binary_cross_entropy_with_logits(logits, own.to(logits.dtype), weight, reduction="none").sum(-1)
 
     def kernel(x: Tensor, own: bool, rows: slice, loss: Tensor, slope: Tensor, spare: Tensor) -> None:
         if own:
