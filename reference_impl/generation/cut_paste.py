@@ -49,9 +49,9 @@ def cut_paste(
     n, m = mask.shape[-2:]
     alpha = mask.to(image.dtype) if alpha is None else widen(alpha)
     origin, inside = _origin(shift, n, m)
-    moved = mask.flatten(-2).gather(-1, origin).view(mask.shape) & inside
-    opacity = (alpha.flatten(-2).gather(-1, origin).view(mask.shape) * inside)[..., None, :, :]
-    content = source.flatten(-2).gather(-1, origin[..., None, :].expand(*source.shape[:-2], n * m)).view(source.shape)
+    moved = _moved(mask, origin) & inside
+    opacity = (_moved(alpha, origin) * inside)[..., None, :, :]
+    content = _moved(source, origin[..., None, :])
     uncovered = pad((1 - opacity).flip(-4).cumprod(-4).flip(-4), (0, 0, 0, 0, 0, 0, 0, 1), value=1.0)
     pasted = image * uncovered[..., 0, :, :, :] + (opacity * content * uncovered[..., 1:, :, :, :]).sum(-4)
 
@@ -66,6 +66,11 @@ def _origin(shift: Tensor, n: int, m: int) -> tuple[Tensor, Tensor]:
     x = torch.arange(m, device=shift.device) - shift[..., :1]
     inside = ((y >= 0) & (y < n))[..., :, None] & ((x >= 0) & (x < m))[..., None, :]
     return (y.clamp(0, max(n - 1, 0))[..., :, None] * m + x.clamp(0, max(m - 1, 0))[..., None, :]).flatten(-2), inside
+
+
+def _moved(maps: Tensor, origin: Tensor) -> Tensor:
+    """Maps `[... n m]` with the pixel from `origin`, `[... n m]` in a row, at each place."""
+    return maps.flatten(-2).gather(-1, origin.expand(*maps.shape[:-2], origin.shape[-1])).view(maps.shape)
 
 
 @checked
@@ -125,8 +130,8 @@ def poisson_blend(
     image, source = widen(image.detach()), widen(source.detach())
     n, m = mask.shape[-2:]
     origin, inside = _origin(shift, n, m)
-    moved = (mask.flatten(-2).gather(-1, origin).view(mask.shape) & inside)[..., None, :, :]
-    content = source.flatten(-2).gather(-1, origin[..., None, :].expand(*source.shape[:-2], n * m)).view(source.shape)
+    moved = (_moved(mask, origin) & inside)[..., None, :, :]
+    content = _moved(source, origin[..., None, :])
     neighbours = _around(torch.ones_like(image))
 
     def step(correction: Tensor, residual: Tensor, direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
