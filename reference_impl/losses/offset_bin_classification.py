@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reference_impl.ops.checked import checked
+from reference_impl.ops.density import bin_index
 from reference_impl.ops.numerics import entropy_of_class, widen
 
 __all__ = ["expected_offset", "offset_bin_classification"]
@@ -35,10 +36,7 @@ def offset_bin_classification(
         ValueError: `lowest` is not below `highest`, or the shapes do not fit together.
     """
     _check_range("offset_bin_classification", lowest, highest)
-    target, bins, length = widen(target.detach()), logits.shape[-1], highest - lowest
-    # As in `bin_index`, an offset that rounding may have put below an edge counts as on the edge.
-    share = (target - (lowest - 2 * torch.finfo(target.dtype).eps * length)) * (bins / length)
-    own = share.long().clamp_(0, bins - 1)
+    own = bin_index(target, bins=logits.shape[-1], lowest=lowest, highest=highest)
     return entropy_of_class(widen(logits).log_softmax(-1), own)
 
 

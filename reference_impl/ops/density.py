@@ -31,13 +31,14 @@ def neighbour_counts(
 
 
 @checked
-def bin_index(value: Float[Tensor, "*n"], *, bins: int) -> Int[Tensor, "*n"]:
-    """Which of `bins` equal parts of [0, 1] a value lies in; an edge belongs to the part above it, 1 to the last.
+def bin_index(value: Float[Tensor, "*n"], *, bins: int, lowest: float = 0.0, highest: float = 1.0) -> Int[Tensor, "*n"]:
+    """Which of `bins` equal parts of [`lowest`, `highest`] a value lies in; an edge belongs to the part above it, the last to the last.
 
-    A value that rounding may have put below an edge (by two units in the last place of 1, at most) counts as on the edge.
+    What lies outside is in the first or the last part. A value that rounding may have put below an edge (by two units in the last place of
+    the whole length, at most) counts as on the edge.
     """
-    value = widen(value.detach())
-    return ((value + 2 * torch.finfo(value.dtype).eps) * bins).long().clamp(0, bins - 1)
+    value, length = widen(value.detach()), highest - lowest
+    return ((value - (lowest - 2 * torch.finfo(value.dtype).eps * length)) * (bins / length)).long().clamp_(0, bins - 1)
 
 
 @checked
