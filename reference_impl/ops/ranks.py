@@ -19,14 +19,21 @@ def descending_order(value: Float[Tensor, "*batch n"], among: Bool[Tensor, "*bat
     if value.shape[-1] < MANY or value.device.type != "cpu":
         # Not a number is sorted behind all numbers.
         return (-value if among is None else (-value).masked_fill_(~among, torch.nan)).argsort(stable=True)
-    integer = torch.int64 if value.dtype == torch.float64 else torch.int32
-    bits = value.contiguous().view(integer)
-    # Integers in the opposite order of the floats. A float is a sign and a magnitude; both zeros become 0.
-    key = torch.where(bits < 0, bits & torch.iinfo(integer).max, -bits)
-    if among is not None:
-        key = torch.where(among, key, torch.iinfo(integer).max)
+    key = _integer_image(value, value.isnan() if among is None else value.isnan().logical_or_(~among))
+    if key.dim() == 1:
+        return key.argsort(stable=True)
     rows = [row.argsort(stable=True) for row in key.reshape(-1, key.shape[-1])]
     return torch.stack(rows).view(value.shape) if rows else torch.empty_like(key, dtype=torch.int64)
+
+
+def _integer_image(value: Tensor, last: Tensor) -> Tensor:
+    """Integers in the opposite order of the floats, without a choice for each element; the highest one for what is to come last."""
+    integer = torch.int64 if value.dtype == torch.float64 else torch.int32
+    limits = torch.iinfo(integer)
+    # A float is a sign and a magnitude, which grows downwards below zero. Zero has both signs, but not as a sum.
+    bits = (value + 0.0).contiguous().view(integer)
+    key = (bits ^ ((bits >> (limits.bits - 1)) & limits.max)).bitwise_not_()
+    return torch.maximum(key, last.to(integer).neg_().bitwise_xor_(limits.min))
 
 
 @checked
