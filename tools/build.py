@@ -89,6 +89,7 @@ def navigation(catalog: Catalog, site: Site) -> list[dict[str, object]]:
         {"Home": "index.md"},
         {"Problems": problems},
         {"Methods": methods},
+        {"Use": "training.md"},
         {"Papers": ["papers/index.md"]},
         {"Tables and figures": ["tables.md", "figures.md", "regression_simulation.md", "pyramids.md"]},
         {"Errata": "errata.md"},
