@@ -70,7 +70,7 @@ from reference_impl.heads.soft_iou import (
     soft_iou_score,
 )
 from reference_impl.heads.soft_roi_selection import SoftRoISelection
-from reference_impl.heads.ssd import SSD, decode_offsets, encode_offsets
+from reference_impl.heads.ssd import SSD, decode_offsets, encode_offsets, ssd_detections, ssd_loss, ssd_targets
 
 __all__ = [
     "FAD",
@@ -174,6 +174,9 @@ __all__ = [
     "simcal",
     "soft_iou_loss",
     "soft_iou_score",
+    "ssd_detections",
+    "ssd_loss",
+    "ssd_targets",
     "stage_targets",
     "uniform_iou_boxes",
     "window_targets",

@@ -4,17 +4,21 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch._higher_order_ops.while_loop import while_loop
+from torch.nn.functional import normalize, pad, smooth_l1_loss
 
-from reference_impl.ops.boxes import decode_deltas, encode_deltas
+from reference_impl.ops.boxes import box_iou, decode_deltas, encode_deltas
 from reference_impl.ops.checked import checked
 from reference_impl.ops.layout import per_anchor
 from reference_impl.ops.levels import check_levels
-from reference_impl.ops.numerics import widen
+from reference_impl.ops.matching import match
+from reference_impl.ops.nms import nms_per_class
+from reference_impl.ops.numerics import entropy_of_class, widen
+from reference_impl.ops.select import take
 
-__all__ = ["SSD", "decode_offsets", "encode_offsets"]
+__all__ = ["SSD", "decode_offsets", "encode_offsets", "ssd_detections", "ssd_loss", "ssd_targets"]
 
 
 class SSD(nn.Module):
@@ -30,8 +34,9 @@ class SSD(nn.Module):
     for $k = 1, \dots, m$, after a still finer level with a scale of its own. These are a square of $s_k$, one of $\sqrt{s_k s_{k+1}}$, then
     for each aspect ratio $a$ the wide box and the tall one.
 
-    Training matches them with the ground truth, mines three negatives for each positive, and adds cross entropy to the smooth L1 loss of
-    the offsets, divided by the number of positives.
+    Training matches them with the ground truth (`ssd_targets`), mines three negatives for each positive, and adds cross entropy to the
+    smooth L1 loss of the offsets (`ssd_loss`), over the number of positives (`loss`). Inference is `ssd_detections` of what `forward`
+    returns.
 
     Args:
         channels: of the levels, finest first; 512, 1024, 512, 256, 256 and 256 for the authors' VGG-16.
@@ -71,7 +76,7 @@ class SSD(nn.Module):
         scales = [finest, *(smallest + step * k for k in range(len(ratios)))]
         self.shapes = [_shapes(s, above, of_level) for s, above, of_level in zip(scales, scales[1:], ratios, strict=False)]
         self.strides = [None] * len(ratios) if strides is None else list(strides)
-        self.channels, self.clip = tuple(channels), clip
+        self.channels, self.classes, self.clip = tuple(channels), classes, clip
         self.scale = nn.Parameter(torch.full((channels[0], 1, 1), scale))
         sizes = [(c, len(of_level)) for c, of_level in zip(channels, self.shapes, strict=True)]
         self.classify = nn.ModuleList(nn.Conv2d(c, anchors * (classes + 1), 3, padding=1) for c, anchors in sizes)
@@ -99,6 +104,32 @@ class SSD(nn.Module):
         logits = [per_anchor(layer(x), anchors=a) for layer, x, a in zip(self.classify, levels, anchors, strict=True)]
         offsets = [per_anchor(layer(x), anchors=a) for layer, x, a in zip(self.regress, levels, anchors, strict=True)]
         return torch.cat(logits, 1), torch.cat(offsets, 1), self._default_boxes(levels, height, width)
+
+    def loss(
+        self,
+        found: tuple[Tensor, Tensor, Tensor],
+        boxes: Float[Tensor, "b m 4"],
+        labels: Int[Tensor, "b m"],
+        valid: Bool[Tensor, "b m"] | None = None,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        r"""The objective of a batch, to be added up: a crowded image weighs more than one of a single object.
+
+        $$ L = \frac{1}{\max(N, 1)} \left(\sum L_{cls} + \sum L_{loc}\right) $$
+
+        Args:
+            found: what `forward` returns.
+            boxes: ground truths, absolute `(x1, y1, x2, y2)` in pixels.
+            labels: their classes, from 0.
+            valid: which of `boxes` are no padding; by default all.
+
+        Returns:
+            Loss of class and of place, each over the number $N$ of positives in all images of the batch.
+        """
+        logits, offsets, anchors = found
+        label, target = ssd_targets(anchors, boxes, labels, valid, classes=self.classes)
+        positives = (label < self.classes).sum().clamp(min=1)
+        class_loss, box_loss = ssd_loss(logits, offsets, label, target)
+        return class_loss.sum() / positives, box_loss.sum() / positives
 
     def _default_boxes(self, levels: Sequence[Tensor], height: int, width: int) -> Tensor:
         found, unit = [], min(height, width) / 2
@@ -167,8 +198,6 @@ def decode_offsets(
 
     $$ x = x_a + v_1 t_1 w_a, \quad y = y_a + v_2 t_2 h_a, \quad w = w_a e^{v_3 t_3}, \quad h = h_a e^{v_4 t_4} $$
 
-    The authors then suppress boxes with an IoU above 0.45, class by class, and keep the 200 best of an image.
-
     Args:
         offsets: $t$, as `SSD` predicts them.
         anchors: the default boxes, absolute `(x1, y1, x2, y2)` in pixels.
@@ -183,3 +212,151 @@ def decode_offsets(
     """
     offsets = widen(offsets)
     return decode_deltas(torch.cat((offsets[..., :2] * center_variance, offsets[..., 2:] * size_variance), -1), anchors)
+
+
+@checked
+def ssd_targets(
+    anchors: Float[Tensor, "*#batch n 4"],
+    boxes: Float[Tensor, "*#batch m 4"],
+    labels: Int[Tensor, "*#batch m"],
+    valid: Bool[Tensor, "*#batch m"] | None = None,
+    *,
+    classes: int = 20,
+    threshold: float = 0.5,
+    center_variance: float = 0.1,
+    size_variance: float = 0.2,
+) -> tuple[Int[Tensor, "*#batch n"], Float[Tensor, "*#batch n 4"]]:
+    r"""What the heads have to learn: every ground truth gets a default box of its own, and all others that overlap it enough.
+
+    $$ (i_k, j_k) = \operatorname*{arg\,max}_{i \notin \{i_1, \dots, i_{k-1}\},\ j \notin \{j_1, \dots, j_{k-1}\}} \mathrm{IoU}(a_i, g_j),
+    \qquad y_i = \begin{cases} c_{j_k} & i = i_k \\ c_j & \max_j \mathrm{IoU}(a_i, g_j) \ge u \\ C & \text{otherwise} \end{cases} $$
+
+    The best pair of all comes first, then the best of the default boxes and ground truths that are left, as long as they overlap. So two
+    objects that want the same default box both have one, and a small object that none overlaps by half is learned, too. The earlier ground
+    truth or default box wins a tie. No gradient passes through.
+
+    Args:
+        anchors: the default boxes $a$, absolute `(x1, y1, x2, y2)` in pixels, one set for all images or one for each.
+        boxes: ground truths $g$, the same.
+        labels: their classes $c$, 0 to $C - 1$. A classifier of objects against background takes zeros, with `classes=1`.
+        valid: which of `boxes` are no padding; by default all.
+        classes: number $C$ of foreground classes, and the label of background.
+        threshold: $u$, IoU from which on a default box stands for the ground truth that it overlaps most.
+        center_variance: unit of the offsets, as in `encode_offsets`.
+        size_variance: the same for the size.
+
+    Returns:
+        Label of each default box, and its offsets (0 for background, and may be negative).
+
+    Raises:
+        ValueError: the shapes do not fit, or `threshold` is not above 0.
+    """
+    anchors, boxes = anchors.detach(), boxes.detach()
+    overlap = box_iou(anchors[..., None, :, :], boxes[..., :, None, :])
+    own = _best_pairs(overlap if valid is None else overlap.where(valid[..., None], 0))
+    truth = torch.where(own >= 0, own, match(anchors, boxes, valid, positive=threshold, negative=threshold, keep_best=False))
+    label = pad(labels, (1, 0), value=classes).expand(*truth.shape[:-1], -1).gather(-1, truth + 1)
+    box = pad(boxes, (0, 0, 1, 0)).expand(*truth.shape[:-1], -1, 4).gather(-2, truth[..., None].expand(*truth.shape, 4) + 1)
+    target = encode_offsets(box, anchors, center_variance=center_variance, size_variance=size_variance)
+    return label, target.where((truth >= 0)[..., None], 0)
+
+
+def _best_pairs(overlap: Tensor) -> Tensor:
+    """The ground truth to which each anchor is given, or -1: of the pairs `[*batch m n]` the best first, none twice.
+
+    All pairs that are the best for both are settled at once, so that there are few rounds.
+    """
+    m, n = overlap.shape[-2:]
+    index = torch.arange(m, device=overlap.device)
+
+    def settle(owner: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+        reach, anchor = left.max(-1)
+        rivals = left.gather(-1, anchor[..., None, :].expand(*anchor.shape, m))
+        wins = (rivals.argmax(-2) == index) & (reach > 0)
+        owner = owner.scatter(-1, anchor.where(wins, n), index.expand_as(anchor))
+        return owner, left.masked_fill(wins[..., None] | (owner[..., None, :n] >= 0), 0)
+
+    def goes_on(owner: Tensor, left: Tensor) -> Tensor:
+        return left.any()
+
+    owner = torch.full((*overlap.shape[:-2], n + 1), -1, device=overlap.device)
+    state = owner, overlap
+    if torch.compiler.is_compiling():
+        state = while_loop(goes_on, settle, state)  # type: ignore[no-untyped-call]
+    else:
+        for _ in range(min(m, n)):
+            if overlap.device.type == "cpu" and not goes_on(*state):
+                break
+            state = settle(*state)
+    return state[0][..., :n]
+
+
+@checked
+def ssd_loss(
+    logits: Float[Tensor, "*batch n c"],
+    offsets: Float[Tensor, "*batch n 4"],
+    labels: Int[Tensor, "*batch n"],
+    targets: Float[Tensor, "*batch n 4"],
+    valid: Bool[Tensor, "*batch n"] | None = None,
+    *,
+    ratio: float = 3.0,
+) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch n"]]:
+    r"""Cross entropy of the positives and of the hardest negatives of each image, and smooth L1 of the positives' offsets.
+
+    $$ L_{cls} = -\ln \frac{e^{x_y}}{\sum_c e^{x_c}}, \qquad L_{loc} = [y < C] \sum_{i=1}^4 L1_\text{smooth}(d_i - t_i) $$
+
+    The negatives are those of `hard_negative_mining`: an image without positives has none. Both losses weigh alike; their sum over the
+    batch is divided by the number of positives in it.
+
+    Args:
+        logits: $x$, one for each of the foreground classes and, last, the background.
+        offsets: $d$.
+        labels: $y$, as `ssd_targets` gives them; the last class is background.
+        targets: $t$, likewise.
+        valid: the default boxes that count; by default all.
+        ratio: how many negatives count for each positive.
+
+    Returns:
+        Loss of class and of place for each default box.
+    """
+    logits, offsets, targets = widen(logits), widen(offsets), widen(targets)
+    background = logits.shape[-1] - 1
+    valid = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
+    positive = valid & (labels < background)
+    class_loss = entropy_of_class(logits.log_softmax(-1), labels.clamp(0, background))
+    negative = take(class_loss.detach(), valid & ~positive, ratio * positive.sum(-1, keepdim=True))
+    box_loss = smooth_l1_loss(offsets, targets, reduction="none").sum(-1)
+    return class_loss.where(positive | negative, 0), box_loss.where(positive, 0)
+
+
+@checked
+def ssd_detections(
+    logits: Float[Tensor, "*batch n c"],
+    offsets: Float[Tensor, "*batch n 4"],
+    anchors: Float[Tensor, "*#batch n 4"],
+    *,
+    center_variance: float = 0.1,
+    size_variance: float = 0.2,
+    lowest_score: float = 0.01,
+    threshold: float = 0.45,
+    limit: int = 200,
+) -> tuple[Float[Tensor, "*batch n c"], Float[Tensor, "*batch n 4"], Bool[Tensor, "*batch n c"]]:
+    """Turns all predictions of an image into boxes, and keeps the best of each class that overlap no better one of that class.
+
+    Args:
+        logits: one for each of the foreground classes and, last, the background, which is never detected.
+        offsets: as `SSD` predicts them.
+        anchors: the default boxes, absolute `(x1, y1, x2, y2)` in pixels.
+        center_variance: unit of the offsets, as in `decode_offsets`.
+        size_variance: the same for the size.
+        lowest_score: a box with a lower probability is not detected.
+        threshold: IoU above which a box discards a worse one of its class.
+        limit: how many detections an image has at most, of all classes.
+
+    Returns:
+        Probability of each class for each box, the boxes, and which box is a detection of which class. Coordinates may be negative.
+    """
+    scores = widen(logits).softmax(-1)
+    boxes = decode_offsets(offsets, anchors, center_variance=center_variance, size_variance=size_variance)
+    kept = nms_per_class(scores[..., :-1], boxes, lowest_score=lowest_score, threshold=threshold, limit=limit)
+    return scores, boxes, pad(kept, (0, 1))
