@@ -31,8 +31,9 @@ def anchor_refinement(
     $$ b = \mathrm{decode}(v \odot t, a), \qquad o = \frac{e^{x_0}}{e^{x_0} + e^{x_1}} $$
 
     The detector then regresses from the refined anchors $b$ instead of the anchors $a$, matches them with the ground truth anew, and
-    is not shown the negatives with $1 - o$ above 0.99: those go into `negative_anchor_filtering` as `p_s`. The authors let no gradient from
-    the detector's losses into $b$ and $o$: detach them there.
+    is not shown the negatives with $1 - o$ above 0.99: those go into `negative_anchor_filtering` as `p_s`. `ssd_targets` and `ssd_loss`
+    train both steps, the first with a single class; in the second, `valid` leaves out the sure negatives. The authors let no gradient
+    from the detector's losses into $b$ and $o$: detach them there.
 
     Args:
         anchors: $a$, absolute `(x1, y1, x2, y2)` in pixels.

@@ -53,8 +53,8 @@ def without_easy_anchors(
 class ObjectnessModule(nn.Module):
     """Object or not, and a first regression, for the anchors of one level, and that level's features after `objectness_module`.
 
-    One convolution for each, as in the authors' code. Both outputs are trained as those of SSD with a single class, and the offsets refine
-    the anchors before the class predictor refines them again.
+    One convolution for each, as in the authors' code. Both outputs are trained as those of SSD with a single class, by `ssd_targets` and
+    `ssd_loss`, and the offsets refine the anchors before the class predictor refines them again.
 
     Args:
         channels: of the features.

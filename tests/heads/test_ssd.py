@@ -1,17 +1,18 @@
 """Laws of SSD's heads and default boxes."""
 
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 
-from reference_impl.heads import SSD, decode_offsets, encode_offsets
-from reference_impl.ops.boxes import box_area
-from reference_impl.ops.matching import best_overlaps, match
+from reference_impl.heads import SSD, decode_offsets, encode_offsets, ssd_detections, ssd_targets
+from reference_impl.ops.boxes import box_area, box_iou
+from reference_impl.ops.matching import best_overlaps
 from reference_impl.sampling import hard_negative_mining
 from tools.data import coco
+from tools.scenes import CLASSES, SIDE, painted
 
 RATIOS = [[2.0], [2.0, 3.0], [2.0, 3.0], [2.0, 3.0], [2.0], [2.0]]
 STRIDES = [8.0, 16.0, 32.0, 64.0, 100.0, 300.0]
@@ -97,29 +98,100 @@ def test_coarser_levels_answer_for_larger_objects(device: str) -> None:
     assert all(a < b for a, b in pairwise(mean)), mean
 
 
-def test_it_learns_the_boxes_of_an_image(device: str) -> None:
+def greedy(overlap: Tensor) -> list[int]:
+    """The rule in plain loops: the best pair that is left, the first of equal ones, until none overlaps."""
+    truths, owner = set(range(len(overlap))), [-1] * overlap.shape[1]
+    while pairs := [
+        (-float(overlap[j, i]), i, j) for i, j in product(range(len(owner)), sorted(truths)) if owner[i] < 0 and overlap[j, i] > 0
+    ]:
+        _, i, j = min(pairs)
+        owner[i] = j
+        truths.remove(j)
+    return owner
+
+
+def test_the_best_pair_comes_first(device: str) -> None:
+    """Boxes on a coarse raster coincide and tie, and many want the same default box; some are padding, and one image has no object."""
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(30):
+        corner = torch.randint(3, (4, 14, 2), generator=draw).double()
+        several = torch.cat((corner, corner + torch.randint(1, 4, corner.shape, generator=draw)), -1).to(device)
+        anchors, boxes = several[0, :8], several[:, 8:]
+        valid = torch.rand(4, 6, generator=draw).to(device) < torch.tensor([1.0, 0.7, 0.4, 0.0], device=device)[:, None]
+        overlap = box_iou(anchors, boxes[:, :, None]).where(valid[..., None], 0)
+        label, _ = ssd_targets(anchors, boxes, torch.arange(6, device=device).expand(4, 6), valid, classes=6)
+        for k in range(4):
+            for i, own in enumerate(greedy(overlap[k])):
+                best = float(overlap[k, :, i].amax())
+                assert label[k, i] == (own if own >= 0 else overlap[k, :, i].argmax() if best >= 0.5 else 6)
+
+
+def test_objects_that_want_the_same_default_box_all_have_one(device: str) -> None:
+    anchors = ssd300(device)
+    for crowd in (2, 12):
+        boxes = torch.tensor([100.0, 100.0, 104.0, 104.0], dtype=torch.float64, device=device).repeat(crowd, 1)
+        label, _ = ssd_targets(anchors, boxes, torch.arange(crowd, device=device), classes=crowd)
+        assert label[label < crowd].sort().values.tolist() == list(range(crowd))
+
+
+def test_what_is_learned_leads_back_to_the_ground_truth(device: str) -> None:
+    anchors, (_, boxes, labels) = ssd300(device), painted(3, seed=0, device=device, dtype=torch.float64)
+    label, target = ssd_targets(anchors, boxes, labels, classes=CLASSES)
+    decoded = decode_offsets(target, anchors.expand_as(target))
+    own = (decoded[:, :, None] - boxes[:, None]).abs().amax(-1) < 1e-6
+    assert own.any(-1).equal(label < CLASSES)
+    assert (own & (labels[:, None] == label[..., None])).any(-1).equal(label < CLASSES)
+
+
+def test_each_image_has_its_own_negatives_and_the_batch_one_divisor(device: str) -> None:
+    """The second image has no object: nothing of it counts. Without any object there is nothing to learn, and nothing breaks."""
     torch.manual_seed(0)
-    head = SSD([8, 8, 8], [[2.0], [2.0], [2.0]], 2).to(device)
-    levels = [x.float() for x in maps(device, [8, 4, 2], [8, 8, 8])]
-    boxes = torch.tensor([[[4.0, 4.0, 18.0, 16.0], [10.0, 20.0, 60.0, 60.0]]], device=device).expand(2, 2, 4)
-    labels = torch.tensor([0, 1, 2], device=device)
-    anchors = head(levels, 64, 64)[2]
-    truth = match(anchors, boxes, negative=0.5)
-    positive = truth >= 0
-    target = encode_offsets(boxes.gather(-2, truth.clamp(min=0)[..., None].expand(*truth.shape, 4)), anchors)
-    optimiser = torch.optim.Adam(head.parameters(), lr=0.01)
-    losses = []
-    for _ in range(60):
-        logits, offsets, _ = head(levels, 64, 64)
-        by_class = cross_entropy(logits.transpose(1, 2), labels[truth], reduction="none")
-        weight = hard_negative_mining(by_class, positive, ~positive)
-        by_box = smooth_l1_loss(offsets, target, reduction="none").sum(-1)
-        loss = ((by_class * weight).sum() + (by_box * positive).sum()) / positive.sum()
+    head = SSD([4, 3, 2], [[], [2.0], []], CLASSES).double().to(device)
+    found = head(maps(device, [8, 4, 2], [4, 3, 2]), 128, 128)
+    _, boxes, labels = painted(2, seed=0, device=device, dtype=torch.float64)
+    valid = torch.tensor([[True, True], [False, False]], device=device)
+    logits, offsets, anchors = found
+    label, target = ssd_targets(anchors, boxes, labels, valid, classes=CLASSES)
+    positive = label < CLASSES
+    assert positive.sum(1).tolist()[1] == 0 < positive.sum()
+    by_class = cross_entropy(logits.transpose(1, 2), label, reduction="none")
+    weight = hard_negative_mining(by_class, positive, ~positive)
+    assert weight.sum(1).tolist() == [4 * int(positive.sum()), 0]
+    by_box = smooth_l1_loss(offsets, target, reduction="none").sum(-1)
+    class_loss, box_loss = head.loss(found, boxes, labels, valid)
+    torch.testing.assert_close(class_loss, (by_class * weight).sum() / positive.sum())
+    torch.testing.assert_close(box_loss, (by_box * positive).sum() / positive.sum())
+    for nothing in (head.loss(found, boxes, labels, valid & False), head.loss(found, boxes[:, :0], labels[:, :0])):
+        assert [float(x.detach()) for x in nothing] == [0, 0]
+        gradient = torch.autograd.grad(sum(nothing), logits, retain_graph=True)[0]
+        assert not gradient.any()
+
+
+def test_training_finds_the_objects_of_other_scenes(device: str) -> None:
+    torch.manual_seed(0)
+    backbone = nn.ModuleList(nn.Conv2d(c, 16, 3, stride=2, padding=1) for c in (CLASSES, 16, 16)).to(device)
+    head = SSD([16, 16, 16], [[2.0], [2.0], [2.0]], CLASSES, finest=0.15, smallest=0.25, largest=0.5).to(device)
+
+    def predicted(images: int, *, seed: int) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
+        x, boxes, labels = painted(images, seed=seed, device=device)
+        levels = []
+        for layer in backbone:
+            x = layer(x).relu()
+            levels.append(x)
+        return head(levels, SIDE, SIDE), boxes, labels
+
+    with torch.no_grad():
+        before = sum(head.loss(*predicted(16, seed=99)))
+    optimiser = torch.optim.Adam([*backbone.parameters(), *head.parameters()], lr=5e-3)
+    for step in range(100):
         optimiser.zero_grad()
-        loss.backward()
+        sum(head.loss(*predicted(8, seed=step % 6))).backward()
         optimiser.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < losses[0] / 10
-    decoded = decode_offsets(offsets.detach(), anchors)[positive]
-    expected = boxes[0][truth[positive]]
-    assert (decoded - expected).abs().max() < 6
+    with torch.no_grad():
+        found, boxes, labels = predicted(16, seed=99)
+        after = sum(head.loss(found, boxes, labels))
+        scores, placed, kept = ssd_detections(*found)
+    assert after < before / 10
+    is_own = torch.arange(CLASSES + 1, device=device) == labels[..., None, None]
+    right = is_own & (kept & (scores > 0.5))[:, None] & (box_iou(placed[:, None], boxes[:, :, None]) > 0.5)[..., None]
+    assert right.any(-1).any(-1).double().mean() > 0.8
