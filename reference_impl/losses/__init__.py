@@ -26,7 +26,7 @@ from reference_impl.losses.iou_loss import iou_loss
 from reference_impl.losses.kl_loss import kl_loss, variance_voting
 from reference_impl.losses.l1_loss import l1_loss
 from reference_impl.losses.l2_loss import l2_loss
-from reference_impl.losses.lrp_error import lrp_error, optimal_lrp
+from reference_impl.losses.lrp_error import lrp_error, lrp_of_classes, optimal_lrp
 from reference_impl.losses.offset_bin_classification import expected_offset, offset_bin_classification
 from reference_impl.losses.quality_focal_loss import quality_focal_loss
 from reference_impl.losses.rank_sort_loss import rank_sort_loss
@@ -82,6 +82,7 @@ __all__ = [
     "l1_loss",
     "l2_loss",
     "lrp_error",
+    "lrp_of_classes",
     "offset_bin_classification",
     "optimal_lrp",
     "quality_focal_loss",

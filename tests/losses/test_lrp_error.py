@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from reference_impl.losses import lrp_error, optimal_lrp
+from reference_impl.losses import lrp_error, lrp_of_classes, optimal_lrp
 
 Case = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -74,3 +74,49 @@ def test_thresholds_differ_between_classes(device: str) -> None:
     *_, threshold = optimal_lrp(score, iou, score > level, (score > level).sum(-1))
     assert (threshold.diff() > 0).all()
     assert (threshold > level.squeeze(-1)).all()
+
+
+def images(device: str) -> list[Tensor]:
+    """Six images with twelve detections and eight ground truths of three classes each, which lie near each other in pairs."""
+    draw = torch.Generator().manual_seed(0)
+    corner = 100 * torch.rand(6, 8, 2, generator=draw, dtype=torch.float64)
+    target = torch.cat((corner, corner + 20), -1)
+    pred = torch.cat((target, target[:, :4]), 1) + 4 * torch.randn(6, 12, 4, generator=draw, dtype=torch.float64)
+    target_labels = torch.randint(3, (6, 8), generator=draw)
+    labels = torch.cat((target_labels, target_labels[:, :4]), 1)
+    score = torch.rand(6, 12, generator=draw, dtype=torch.float64)
+    return [x.to(device) for x in (pred, score, labels, target, target_labels)]
+
+
+def test_the_best_cut_is_as_good_as_any(device: str) -> None:
+    """To cut the classes where their error is least gives that error, and no other cut gives less."""
+    given, classes = images(device), torch.arange(3, device=device)
+    *best, cut = lrp_of_classes(*given, classes)
+    *again, _ = lrp_of_classes(*given, classes, cut)
+    for a, b in zip(best, again, strict=True):
+        torch.testing.assert_close(a, b)
+    for other in torch.linspace(0, 1, 21).tolist():
+        assert (lrp_of_classes(*given, classes, torch.full_like(cut, other))[0] >= best[0] - 1e-12).all()
+
+
+def test_to_cut_is_to_leave_out(device: str) -> None:
+    """A match does not depend on what is less confident."""
+    pred, score, labels, target, target_labels = images(device)
+    classes, cut = torch.arange(3, device=device), torch.full((3,), 0.4, dtype=torch.float64, device=device)
+    left = labels.masked_fill(score < 0.4, -1)
+    *expected, _ = lrp_of_classes(pred, score, labels, target, target_labels, classes, cut)
+    *found, _ = lrp_of_classes(pred, score, left, target, target_labels, classes, 0 * cut)
+    for a, b in zip(found, expected, strict=True):
+        assert a.equal(b)
+
+
+def test_an_image_says_nothing_about_another(device: str) -> None:
+    """Only their counts come together: in any order, and with an image more that has nothing on it."""
+    given, classes = images(device), torch.arange(3, device=device)
+    expected = lrp_of_classes(*given, classes)
+    turned = lrp_of_classes(*(x.flip(0) for x in given), classes)
+    pred, score, labels, target, target_labels = (torch.cat((x, x[:1])) for x in given)
+    labels[-1] = target_labels[-1] = -1
+    for a, b, c in zip(expected, turned, lrp_of_classes(pred, score, labels, target, target_labels, classes), strict=True):
+        torch.testing.assert_close(a, b)
+        torch.testing.assert_close(a, c)
