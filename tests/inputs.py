@@ -166,6 +166,8 @@ def _numbers(name: str, size: tuple[int, ...], draw: torch.Generator) -> Tensor:
         return 2 * torch.randn(size, generator=draw, dtype=torch.float64)
     if name == "image_size":
         return 40 + 20 * uniform
+    if name in ("mean", "variance"):
+        return 20 * uniform
     return 3 * uniform if name == "loss" else uniform
 
 

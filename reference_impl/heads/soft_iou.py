@@ -1,5 +1,7 @@
 """Soft-IoU layer and EM merger: Goldman, Herzig, Eisenschtat, Goldberger and Hassner, CVPR 2019."""
 
+import math
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -8,11 +10,22 @@ from torch.nn.functional import pad, softplus
 
 from reference_impl.ops.boxes import box_center, box_iou, box_size
 from reference_impl.ops.checked import checked
+from reference_impl.ops.components import connected_components
 from reference_impl.ops.layout import per_anchor
 from reference_impl.ops.numerics import safe_divide, widen
 from reference_impl.ops.select import closest_pair
 
-__all__ = ["SoftIoU", "agglomerative_clusters", "em_merger", "merged_boxes", "soft_iou_loss", "soft_iou_score"]
+__all__ = [
+    "SoftIoU",
+    "agglomerative_clusters",
+    "detection_groups",
+    "detection_heat",
+    "distinct_gaussians",
+    "em_merger",
+    "merged_boxes",
+    "soft_iou_loss",
+    "soft_iou_score",
+]
 
 SMALLEST_WEIGHT, SMALLEST_VARIANCE = 1e-12, 1e-6
 
@@ -88,6 +101,91 @@ def soft_iou_score(score: Float[Tensor, "*batch n"], logits: Float[Tensor, "*bat
         The quality of each detection, in [0, 1].
     """
     return share * widen(score) + (1 - share) * widen(logits).sigmoid()
+
+
+@checked
+def detection_heat(
+    image: Float[Tensor, "*batch c h w"],
+    boxes: Float[Tensor, "*batch n 4"],
+    score: Float[Tensor, "*batch n"],
+    valid: Bool[Tensor, "*batch n"] | None = None,
+    *,
+    spread: float = 0.5,
+) -> Float[Tensor, "*batch h w"]:
+    r"""Draws all detections into one map of the image, each as a bump that is as high as its score.
+
+    $$ \sum_i s_i \frac{e^{-(u_i^2 + v_i^2) / 2} - e^{-1}}{1 - e^{-1}} \quad \text{where } |u_i|, |v_i| \le 1 $$
+
+    $u_i$ and $v_i$ say where a pixel lies in the middle part of the box, from -1 at its left or upper side to 1. So the bump is a Gaussian
+    with half of that part's width and height as standard deviations, less its value in the corners. No gradient passes through.
+
+    Args:
+        image: only its shape and dtype count.
+        boxes: detections, absolute `(x1, y1, x2, y2)` in pixels.
+        score: quality $s$ of each, in [0, 1].
+        valid: the detections that are no padding; by default all.
+        spread: the part of a box that counts as its own.
+
+    Returns:
+        The map, at the centres of the pixels.
+    """
+    boxes, height = boxes.detach().double(), score.detach().double()
+    if valid is not None:
+        height = height * valid
+    center, half = box_center(boxes), box_size(boxes) * spread / 2
+    bumps, insides = [], []
+    for axis, pixels in ((1, image.shape[-2]), (0, image.shape[-1])):
+        away = torch.arange(pixels, device=boxes.device) + 0.5 - center[..., axis, None]
+        inside = (away.abs() < half[..., axis, None]).double()
+        insides.append(inside)
+        bumps.append(inside * (-safe_divide(away, half[..., axis, None]).square() / 2).exp())
+    edge = math.exp(-1)
+    down = torch.cat((bumps[0], -edge * insides[0]), -2) * torch.cat((height, height), -1)[..., None]
+    return (down.mT @ torch.cat((bumps[1], insides[1]), -2) / (1 - edge)).to(widen(image).dtype)
+
+
+@checked
+def detection_groups(
+    heat: Float[Tensor, "*batch h w"],
+    boxes: Float[Tensor, "*batch n 4"],
+    valid: Bool[Tensor, "*batch n"] | None = None,
+    *,
+    spread: float = 0.5,
+    lowest: float = 4.5 / 255,
+    most: int = 100,
+) -> tuple[Int[Tensor, "*batch n"], Int[Tensor, "*batch n"]]:
+    r"""Splits a crowd into groups that do not touch, and says how many objects each should be.
+
+    $$ \mathrm{round}\!\left(\frac{A}{\mathrm{median}_i\, r^2 w_i h_i}\right) $$
+
+    A group is a connected area of the heat map, $A$ the number of its pixels, and its detections are those whose centres lie in it. Each
+    group is then a crowd of its own for `agglomerative_clusters` and `em_merger`, with the others as padding. No gradient passes through.
+
+    Args:
+        heat: what `detection_heat` has drawn.
+        boxes: detections, absolute `(x1, y1, x2, y2)` in pixels; widths and heights $w$, $h$.
+        valid: the detections that are no padding; by default all.
+        spread: the part $r$ of a box that counts as its own, in both directions.
+        lowest: what is lower than this part of the highest heat belongs to no group.
+        most: number of objects of a group, at most.
+
+    Returns:
+        For each detection the index of the first one of its group, its own if it is in none; and the number of objects, from 1, of the
+        group that begins with it, 0 if none does.
+    """
+    heat, boxes = widen(heat.detach()), widen(boxes.detach())
+    label = connected_components(heat > lowest * pad(heat.flatten(-2), (0, 1)).amax(-1)[..., None, None])
+    own = _at(label, box_center(boxes), -1)
+    alike = (own[..., :, None] == own[..., None, :]) & (own >= 0)[..., None]
+    if valid is not None:
+        alike = alike & valid[..., :, None] & valid[..., None, :]
+    place = torch.arange(own.shape[-1], device=boxes.device)
+    group = torch.where(alike.any(-1), (alike.cumsum(-1) == 0).sum(-1), place)
+    pixels = torch.zeros_like(label).flatten(-2).scatter_add(-1, label.flatten(-2).clamp(min=0), (label >= 0).long().flatten(-2))
+    area = pad(pixels, (0, 1)).gather(-1, own % (pixels.shape[-1] + 1)).to(boxes.dtype)
+    typical = _median(box_size(boxes).prod(-1, keepdim=True) * spread**2, alike).squeeze(-1)
+    objects = safe_divide(area, typical).round().clamp(1, most).long()
+    return group, torch.where(alike.any(-1) & (group == place), objects, 0)
 
 
 @checked
@@ -206,6 +304,65 @@ def em_merger(
 
 
 @checked
+def distinct_gaussians(
+    heat: Float[Tensor, "*batch h w"],
+    mean: Float[Tensor, "*batch m 2"],
+    variance: Float[Tensor, "*batch m 2"],
+    present: Bool[Tensor, "*batch m"],
+    *,
+    mass: float = 0.5,
+    smallest: float = 5.0,
+) -> Bool[Tensor, "*batch m"]:
+    r"""Drops Gaussians that share an object with another one, as more have been asked for than there are.
+
+    Of a pair whose ellipses overlap, the one goes whose centre is the colder; those that overlap most are judged first, before all others
+    a pair of which one's centre lies in the other's ellipse. An ellipse holds the part $q$ of its Gaussian. On the way from one centre to
+    the other, of length $d$, there are $g$ pixels between them, fewer than 0 if they overlap:
+
+    $$ g = d\left(1 - \frac{c}{u} - \frac{c}{v}\right), \qquad c = \sqrt{-2 \ln(1 - q)} $$
+
+    where $u$ and $v$ are $d$ in standard deviations of either. No gradient passes through.
+
+    Args:
+        heat: what `detection_heat` has drawn.
+        mean: of the Gaussians of `em_merger`.
+        variance: of them.
+        present: which of them there are, those with a share.
+        mass: $q$ in (0, 1).
+        smallest: a Gaussian goes as well if it is at most this wide or high, in pixels, two standard deviations to either side.
+
+    Returns:
+        Which of them stay.
+
+    Raises:
+        ValueError: `mass` is not between 0 and 1.
+    """
+    if not 0 < mass < 1:
+        raise ValueError(f"distinct_gaussians: expected a mass between 0 and 1, got {mass}")
+    mean, variance = widen(mean.detach()), widen(variance.detach()).clamp(min=SMALLEST_VARIANCE)
+    warmth = _at(widen(heat.detach()), mean, 0)
+    away = (mean[..., :, None, :] - mean[..., None, :, :]).square()
+    apart = (away / variance[..., None, :, :]).sum(-1).sqrt()
+    reach = torch.full_like(apart, math.sqrt(-2 * math.log1p(-mass)))
+    gap = away.sum(-1).sqrt() * (1 - safe_divide(reach, apart) - safe_divide(reach, apart.mT))
+    gap = gap.masked_fill(torch.minimum(apart, apart.mT) <= reach, -torch.inf)
+    place = torch.arange(mean.shape[-2], device=mean.device)
+
+    def drop_one(left: Tensor) -> Tensor:
+        earlier, later, least = closest_pair(gap, left)
+        colder = torch.where(warmth.gather(-1, later) < warmth.gather(-1, earlier), later, earlier)
+        return left & ~((place == colder) & (least < 0))
+
+    left = present.clone()
+    if torch.compiler.is_compiling() and len(place) > 1:
+        (left,) = while_loop(lambda left: (closest_pair(gap, left)[2] < 0).any(), lambda left: (drop_one(left),), (left,))  # type: ignore[no-untyped-call]
+    else:
+        for _ in range(len(place) - 1):
+            left = drop_one(left)
+    return left & (4 * variance.sqrt() > smallest).all(-1)
+
+
+@checked
 def merged_boxes(
     boxes: Float[Tensor, "*batch n 4"],
     score: Float[Tensor, "*batch n"],
@@ -243,6 +400,15 @@ def merged_boxes(
     box = torch.cat((middle[..., :2] - middle[..., 2:] / 2, middle[..., :2] + middle[..., 2:] / 2), -1)
     best = pad(torch.where(gathered, score[..., None, :], 0), (0, 1)).amax(-1)
     return torch.where(found[..., None], box, 0), best, found
+
+
+def _at(maps: Tensor, points: Tensor, beyond: int) -> Tensor:
+    """The value of the pixel in which each point `[*batch n 2]` lies, and `beyond` outside of the map `[*batch h w]`."""
+    height, width = maps.shape[-2:]
+    x, y = points.floor().unbind(-1)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    index = torch.where(inside, y * width + x, height * width).long()
+    return pad(maps.flatten(-2), (0, 1), value=beyond).gather(-1, index)
 
 
 def _moments(

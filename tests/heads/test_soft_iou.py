@@ -1,9 +1,21 @@
 """Laws of the Soft-IoU layer and the EM merger."""
 
+import pytest
 import torch
 from torch import Tensor
 
-from reference_impl.heads import SoftIoU, agglomerative_clusters, em_merger, merged_boxes, soft_iou_loss
+from reference_impl.heads import (
+    SoftIoU,
+    agglomerative_clusters,
+    detection_groups,
+    detection_heat,
+    distinct_gaussians,
+    em_merger,
+    merged_boxes,
+    soft_iou_loss,
+)
+from reference_impl.ops.boxes import box_area, box_intersection, box_iou
+from reference_impl.ops.nms import nms
 
 
 def crowd(device: str) -> tuple[Tensor, Tensor]:
@@ -84,6 +96,95 @@ def test_objects_side_by_side_are_told_apart(device: str) -> None:
         x = ((found[i][present[i], 0] + found[i][present[i], 2]) / 2).sort().values
         assert (x - 30 * torch.arange(8, device=device)).abs().max() < 4
     assert (best[present] > 0).all()
+
+
+def two_shelves(device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """An image with eight objects side by side on either of two shelves, and six detections of each, spread until they touch the next."""
+    x = 30 + 30 * torch.arange(8.0)[:, None] + torch.linspace(-7, 7, 6)
+    y = torch.tensor([30.0, 130.0])[:, None, None]
+    center = torch.stack(torch.broadcast_tensors(x, y), -1).flatten(0, 2).double()
+    score = 0.5 + 0.4 * torch.rand(96, generator=torch.Generator().manual_seed(0)).double()
+    boxes = torch.cat((center - 17, center + 17), -1)
+    return torch.zeros(1, 170, 270, dtype=torch.float64, device=device), boxes.to(device), score.to(device)
+
+
+def test_heat_is_the_sum_of_the_scores_where_all_centres_lie(device: str) -> None:
+    center = torch.tensor([10.5, 12.5, 10.5, 12.5], dtype=torch.float64, device=device)
+    side = torch.tensor([4.0, 9.0, 15.0], dtype=torch.float64, device=device)[:, None]
+    boxes = center + side * torch.tensor([-1.0, -0.5, 1.0, 0.5], dtype=torch.float64, device=device)
+    score = torch.tensor([0.25, 0.5, 0.875], dtype=torch.float64, device=device)
+    heat = detection_heat(torch.zeros(1, 24, 22, dtype=torch.float64, device=device), boxes, score)
+    torch.testing.assert_close(heat[12, 10], score.sum())
+    assert heat.amax() == heat[12, 10]
+    assert (heat >= 0).all()
+    inside = (torch.arange(22, device=device) + 0.5 - 10.5).abs() < 7.5
+    assert heat.amax(0).gt(0).equal(inside)
+
+
+def test_a_shelf_is_a_group_and_what_fills_the_gaps_counts(device: str) -> None:
+    """Detections fill 17 x 241 pixels, of which 17 x 17 are one object."""
+    image, boxes, score = two_shelves(device)
+    group, count = detection_groups(detection_heat(image, boxes, score), boxes)
+    assert group.equal(torch.arange(96, device=device) // 48 * 48)
+    assert ((count[[0, 48]] - 241 / 17).abs() < 1.5).all()
+    assert count.count_nonzero() == 2
+
+
+def test_a_larger_image_has_the_same_groups(device: str) -> None:
+    image, boxes, score = two_shelves(device)
+    large = torch.zeros(1, 3 * 170, 3 * 270, dtype=torch.float64, device=device)
+    group, count = detection_groups(detection_heat(image, boxes, score), boxes)
+    again, number = detection_groups(detection_heat(large, 3 * boxes, score), 3 * boxes)
+    assert again.equal(group)
+    assert ((number - count).abs() <= 1).all()
+
+
+def test_the_whole_way_from_detections_to_objects(device: str) -> None:
+    """More Gaussians than objects in each group, those that share an object dropped, medians, and the last suppression."""
+    image, boxes, score = two_shelves(device)
+    heat = detection_heat(image, boxes, score)
+    group, count = detection_groups(heat, boxes)
+    first = count.nonzero()
+    member, number = group == first, count[first[:, 0]]
+    heat, boxes, score = (x.expand(len(first), *x.shape) for x in (heat, boxes, score))
+    start = agglomerative_clusters(boxes, score, number, member)
+    _, share, mean, variance = em_merger(boxes, score, start, member)
+    distinct = distinct_gaussians(heat, mean, variance, share > 0)
+    assert ((share > 0).sum(-1) > 8).all()
+    found, best, present = (x.flatten(0, 1) for x in merged_boxes(boxes, score, mean, variance, distinct, member))
+
+    def covers(a: Tensor, b: Tensor) -> Tensor:
+        return box_intersection(a, b) / box_area(a).minimum(box_area(b))
+
+    kept = found[nms(found, best, present, limit=99, threshold=0.3, similarity=covers)]
+    assert len(kept) == 16
+    truth = torch.tensor([[30.0 * x - 17, y - 17, 30 * x + 17, y + 17] for y in (30, 130) for x in range(1, 9)], device=device)
+    assert (box_iou(kept[:, None], truth).amax(0) > 0.6).all()
+
+
+def test_what_is_left_does_not_overlap(device: str) -> None:
+    """And what goes overlaps with something; circles, whose overlap is that of their radii."""
+    generator = torch.Generator().manual_seed(0)
+    mean, spread = 60 * torch.rand(40, 2, generator=generator), 2 + 3 * torch.rand(40, 1, generator=generator)
+    heat = torch.rand(60, 60, generator=generator)
+    mean, spread, heat = (x.double().to(device) for x in (mean, spread, heat))
+    present = torch.rand(40, generator=generator).to(device) < 0.8
+    left = distinct_gaussians(heat, mean, spread.square().expand(40, 2), present, smallest=0.0)
+    radius = 2 * torch.tensor(2.0, dtype=torch.float64, device=device).log()
+    radius = radius.sqrt() * spread
+    touches = (mean[:, None] - mean).norm(dim=-1) < radius + radius.T
+    touches.fill_diagonal_(False)
+    assert not (left & ~present).any()
+    assert not (touches & left & left[:, None]).any()
+    assert (touches & present).any(-1)[present & ~left].all()
+    assert 5 < left.sum() < present.sum()
+
+
+def test_a_mass_is_a_part(device: str) -> None:
+    nothing = torch.zeros(2, 2, device=device)
+    for mass in (0.0, 1.0, 1.5):
+        with pytest.raises(ValueError, match="distinct_gaussians"):
+            distinct_gaussians(nothing, nothing, nothing, torch.ones(2, dtype=torch.bool, device=device), mass=mass)
 
 
 def test_a_wild_size_does_no_harm(device: str) -> None:
