@@ -40,7 +40,7 @@ def bounding_box_generator(
             distributions. Where the fourth is 0 the IoU is exactly $T$.
 
     Returns:
-        One box for each. Its coordinates may be negative or beyond the image: the authors cut it off there, which changes its IoU.
+        One box for each. Its coordinates may be negative or beyond the image; `positive_roi` cuts it off there.
 
     Raises:
         ValueError: the shapes do not fit together.
@@ -96,13 +96,15 @@ def positive_roi(
     valid: Bool[Tensor, "*batch m"] | None = None,
     class_weight: Float[Tensor, "*batch c"] | None = None,
     noise: Float[Tensor, "*batch n 6"] | None = None,
+    image_size: Float[Tensor, "*batch 2"] | None = None,
 ) -> tuple[Float[Tensor, "*batch n 4"], Int[Tensor, "*batch n"]]:
     r"""Makes the positives of a batch, with a wanted distribution of class, IoU and place, instead of taking what the proposals offer.
 
     $$ P(\text{truth } i) \propto \frac{w_{c_i}}{|\{j : c_j = c_i\}|}, \qquad \hat B \sim \text{bounding box generator}(B_i, T) $$
 
-    Each class that is present has its share $w_c$, equal ones by default, and its ground truths split it. The paper trains both branches of
-    the second stage with these boxes as the positives, beside sampled negatives. No gradient passes through.
+    Each class that is present has its share $w_c$, equal ones by default, and its ground truths split it. The authors train both branches
+    of the second stage with these boxes as the positives of a mini-batch, 8 of 32, and fill it with proposals that are negative, drawn at
+    random: `random_sampling` without positives. No gradient passes through.
 
     Args:
         boxes: ground truths $B$, absolute `(x1, y1, x2, y2)` in pixels.
@@ -112,6 +114,8 @@ def positive_roi(
         class_weight: $w_c \ge 0$; equal for all classes by default.
         noise: first what picks the ground truth (in strata, so that counts are within two of their expectation), then the five numbers of
             `bounding_box_generator`, all uniform in [0, 1); a fresh draw by default.
+        image_size: width and height; the boxes are cut off there, which leaves their IoU or raises it, as ground truths lie inside.
+            Without it they are not.
 
     Returns:
         The boxes and the index of each one's ground truth, in ascending order. An image without valid ground truths has boxes without area
@@ -130,7 +134,11 @@ def positive_roi(
     strata = (torch.arange(n, device=iou.device) + noise[..., 0]) / max(n, 1)
     truth, _ = inverse_cdf(share, strata)
     chosen = pad(boxes, (0, 0, 0, 1)).gather(-2, truth[..., None].expand(*truth.shape, 4))
-    return bounding_box_generator(chosen, iou, noise[..., 1:]) * valid.any(-1)[..., None, None], truth
+    drawn = bounding_box_generator(chosen, iou, noise[..., 1:])
+    if image_size is not None:
+        border = torch.cat((image_size, image_size), -1).detach().to(drawn.dtype)[..., None, :]
+        drawn = drawn.clamp(min=0).minimum(border)
+    return drawn * valid.any(-1)[..., None, None], truth
 
 
 def _opposite_corner(shift: Tensor, wanted: Tensor, noise: Tensor) -> Tensor:

@@ -119,6 +119,24 @@ def test_every_class_has_its_share(device: str) -> None:
         assert (box_iou(drawn, truths[truth]) >= wanted - 1e-12).all()
 
 
+def test_a_border_takes_nothing_of_the_overlap(device: str) -> None:
+    """What is cut off lies outside of the image, where no ground truth is; a box that lies inside stays as it is."""
+    truth, labels = boxes(30, device), torch.zeros(30, dtype=torch.int64, device=device)
+    size = truth[:, 2:].amax(0)
+    noise, wanted = uniform(2000, 6, device=device), 0.5 + 0.5 * uniform(2000, device=device, seed=2)
+    free, owner = positive_roi(truth, labels, wanted, noise=noise)
+    cut, same = positive_roi(truth, labels, wanted, noise=noise, image_size=size)
+    assert same.equal(owner)
+    assert (cut >= 0).all()
+    assert (cut[:, 2:] <= size).all()
+    before, after = (box_iou(x, truth[owner]) for x in (free, cut))
+    assert (after >= before - 1e-12).all()
+    outside = (free < 0).any(-1) | (free[:, 2:] > size).any(-1)
+    assert 10 < outside.sum() < 1000
+    assert cut[~outside].equal(free[~outside])
+    assert (after > before)[outside].all()
+
+
 def test_the_wanted_iou_has_the_given_distribution(device: str) -> None:
     n, weight = 20_000, torch.tensor([3.0, 0.0, 1.0, 4.0, 2.0], dtype=torch.float64, device=device)
     wanted = iou_quantile(uniform(n, device=device), weight, highest=1.0)
