@@ -41,7 +41,7 @@ from reference_impl.heads.ms_cnn import (
 )
 from reference_impl.heads.multi_region_cnn import MultiRegionCNN, box_voting, multi_region_loss, multi_regions
 from reference_impl.heads.objectness_module import GuidedRefinement, ObjectnessModule, objectness_module, without_easy_anchors
-from reference_impl.heads.optimal_bias import optimal_bias
+from reference_impl.heads.optimal_bias import anchor_counts, optimal_bias
 from reference_impl.heads.overfeat import OverFeat, merge_predictions, overfeat_loss, window_targets
 from reference_impl.heads.prior_bias import prior_bias
 from reference_impl.heads.residual_objectness import ResidualObjectnessHead, residual_objectness, residual_objectness_loss
@@ -111,6 +111,7 @@ __all__ = [
     "SoftRoISelection",
     "TransferConnection",
     "agglomerative_clusters",
+    "anchor_counts",
     "anchor_refinement",
     "assign_to_branches",
     "average_overlapping",

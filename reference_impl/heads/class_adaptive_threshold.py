@@ -23,8 +23,9 @@ def class_adaptive_threshold(
 
     Args:
         p: probability of each class for each anchor.
-        counts: training instances $n_c$ of each class.
-        positives: number $N_{fg}$ of anchors of the training set that stand for an object, as for `optimal_bias`.
+        counts: training instances $n_c$ of each class, as `measure.boxes_per_class` counts those of an image.
+        positives: number $N_{fg}$ of anchors of the training set that stand for an object, as for `optimal_bias`; `anchor_counts` beside it
+            counts those of an image.
         negatives: number $N_{bg}$ of anchors that are background.
 
     Returns:

@@ -1,12 +1,44 @@
 """Optimal bias initialisation: Chen, Liu, Xu, Zhang, Wu, Luo, Peng and Chen, arXiv 2019 (sampling-free mechanism)."""
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reference_impl.ops.checked import checked
+from reference_impl.ops.matching import BACKGROUND, match
 from reference_impl.ops.numerics import safe_log, widen
 
-__all__ = ["optimal_bias"]
+__all__ = ["anchor_counts", "optimal_bias"]
+
+
+@checked
+def anchor_counts(
+    anchors: Float[Tensor, "*batch n 4"],
+    boxes: Float[Tensor, "*batch m 4"],
+    valid: Bool[Tensor, "*batch m"] | None = None,
+    *,
+    positive: float = 0.5,
+    negative: float = 0.4,
+) -> tuple[Int[Tensor, "*batch"], Int[Tensor, "*batch"]]:
+    r"""Counts what the classifier will meet: how many anchors of an image stand for an object, and how many for background.
+
+    Added up over one pass over the training set, these are $N_{fg}$ and $N_{bg}$ of `optimal_bias`; `ops.world.world_sum` adds up those of
+    several processes. Anchors whose IoU lies between the thresholds are counted nowhere. The defaults are those of RetinaNet.
+
+    Args:
+        anchors: absolute `(x1, y1, x2, y2)` in pixels.
+        boxes: ground truths, the same.
+        valid: the ground truths that are no padding; by default all.
+        positive: an anchor with this IoU or more stands for an object, and so does one that no other surpasses for some ground truth.
+        negative: one with less IoU is background.
+
+    Returns:
+        The two numbers of each image.
+
+    Raises:
+        ValueError: the shapes do not fit, or `negative` is not in (0, `positive`].
+    """
+    label = match(anchors, boxes, valid, positive=positive, negative=negative)
+    return (label >= 0).sum(-1), (label == BACKGROUND).sum(-1)
 
 
 @checked
@@ -22,7 +54,7 @@ def optimal_bias(
 
     Args:
         bias: of the last layer, one for each of the $C$ classes of an anchor; only its shape and dtype count.
-        positives: number $N_{fg}$ of anchors that stand for an object.
+        positives: number $N_{fg}$ of anchors that stand for an object, as `anchor_counts` finds them in an image.
         negatives: number $N_{bg}$ of anchors that are background.
 
     Returns:

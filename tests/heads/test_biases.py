@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from reference_impl.heads import optimal_bias, prior_bias
+from reference_impl.heads import anchor_counts, optimal_bias, prior_bias
 
 
 @pytest.mark.parametrize("prior", [1e-5, 0.01, 0.5, 0.9])
@@ -47,3 +47,20 @@ def test_the_optimal_bias_is_the_prior_bias_of_the_share(device: str) -> None:
     empty = torch.zeros(80, dtype=torch.float64, device=device)
     counted = optimal_bias(empty, torch.tensor(3_000, device=device), torch.tensor(10_000_000, device=device))
     torch.testing.assert_close(counted, prior_bias(empty, prior=3_000 / 10_003_000 / 80))
+
+
+def test_counts_of_a_pass_add_up(device: str) -> None:
+    """Batch by batch or all at once; with one threshold every anchor is counted."""
+    generator = torch.Generator().manual_seed(0)
+    corner = 40 * torch.rand(6, 50, 2, generator=generator)
+    anchors = torch.cat((corner, corner + 8 + 12 * torch.rand(6, 50, 2, generator=generator)), -1).to(device)
+    boxes, valid = anchors[:, :4] + 2, (torch.rand(6, 4, generator=generator) < 0.7).to(device)
+    positives, negatives = anchor_counts(anchors, boxes, valid)
+    for images in (slice(0, 2), slice(2, 6)):
+        some = anchor_counts(anchors[images], boxes[images], valid[images])
+        assert some[0].equal(positives[images])
+        assert some[1].equal(negatives[images])
+    assert (positives + negatives < 50).any()
+    assert sum(anchor_counts(anchors, boxes, valid, negative=0.5)).eq(50).all()
+    one = optimal_bias(torch.zeros(1, device=device), positives.sum(), negatives.sum())
+    torch.testing.assert_close(one.sigmoid()[0], positives.sum() / (positives + negatives).sum())
