@@ -3,7 +3,14 @@
 from reference_impl.heads.adaptive_feature_pooling import AdaptiveFeaturePooling
 from reference_impl.heads.anchor_refinement import AnchorRefinementModule, TransferConnection, anchor_refinement
 from reference_impl.heads.attractionet import AttractioNet, in_out_boxes, in_out_loss, in_out_targets, multi_threshold_nms
-from reference_impl.heads.boosted_cascade import BoostedCascade, average_overlapping, boosted_stage, rectangle_features
+from reference_impl.heads.boosted_cascade import (
+    BoostedCascade,
+    average_overlapping,
+    boosted_stage,
+    majority_vote,
+    mirrored_windows,
+    rectangle_features,
+)
 from reference_impl.heads.cascade_rcnn import CascadeRCNN, cascade_detections, cascade_loss, cascade_scores, sample_rois, stage_targets
 from reference_impl.heads.class_adaptive_threshold import class_adaptive_threshold
 from reference_impl.heads.fad import FAD, FADTower, RepresentationSharing, fad_genotype
@@ -154,8 +161,10 @@ __all__ = [
     "iou_prediction_loss",
     "location_loss",
     "location_targets",
+    "majority_vote",
     "merge_predictions",
     "merged_boxes",
+    "mirrored_windows",
     "multi_region_loss",
     "multi_regions",
     "multi_threshold_nms",

@@ -15,7 +15,7 @@ from reference_impl.ops.numerics import safe_divide, widen
 from reference_impl.ops.select import take
 from reference_impl.ops.warp import bilinear
 
-__all__ = ["BoostedCascade", "average_overlapping", "boosted_stage", "rectangle_features"]
+__all__ = ["BoostedCascade", "average_overlapping", "boosted_stage", "majority_vote", "mirrored_windows", "rectangle_features"]
 
 # Two rectangles side by side and one above the other, three of either, and four: columns and rows of each kind.
 SHAPES = ((2, 1), (1, 2), (3, 1), (1, 3), (2, 2))
@@ -131,6 +131,41 @@ def boosted_stage(
     feature, cut, weight = (x.where(needed, 0) for x in (feature, cut, weight))
     bar = rejection_threshold(boosted_score(features.detach(), feature, cut, weight), positive, measured, recall=recall)
     return feature, cut, weight, bar
+
+
+@checked
+def mirrored_windows(
+    images: Float[Tensor, "*batch h w"], boxes: Float[Tensor, "*batch n 4"]
+) -> tuple[Float[Tensor, "*batch h w"], Float[Tensor, "*batch n 4"]]:
+    """Mirrors images from left to right, and the windows in them: twice as many objects to train on.
+
+    The authors do so with the faces of the training set, not with the background.
+
+    Args:
+        images: grey values, `h` rows of `w` pixels.
+        boxes: windows, absolute `(x1, y1, x2, y2)` in pixels, where pixel `i` reaches from `i` to `i + 1`.
+
+    Returns:
+        The images and the windows, in the same order. Coordinates of a window beyond the image may be negative.
+    """
+    x1, y1, x2, y2 = widen(boxes).unbind(-1)
+    width = images.shape[-1]
+    return widen(images).flip(-1), torch.stack((width - x2, y1, width - x1, y2), -1)
+
+
+@checked
+def majority_vote(passes: Bool[Tensor, "*batch k n"]) -> Bool[Tensor, "*batch n"]:
+    """Keeps what more than half of several cascades let pass: a mistake that the others do not make is outvoted.
+
+    The authors train three alike. Their votes go on to `average_overlapping`.
+
+    Args:
+        passes: which windows each of the cascades lets pass.
+
+    Returns:
+        Which windows are left.
+    """
+    return 2 * passes.sum(-2) > passes.shape[-2]
 
 
 @checked

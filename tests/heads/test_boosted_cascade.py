@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from reference_impl.heads import BoostedCascade, average_overlapping, boosted_stage, rectangle_features
+from reference_impl.heads import (
+    BoostedCascade,
+    average_overlapping,
+    boosted_stage,
+    majority_vote,
+    mirrored_windows,
+    rectangle_features,
+)
 from reference_impl.heads.boosted_cascade import SHAPES, _all_rectangles
 from reference_impl.ops.boosting import boosted_score
 from reference_impl.ops.boxes import box_iou
@@ -67,6 +74,32 @@ def test_a_larger_picture_has_the_same_features(device: str) -> None:
     scene[:, 5:23, 9:27] = 4 * larger + 3
     found = rectangle_features(scene, scene.new_tensor([[[9, 5, 27, 23]]]), rectangles, size=SIDE)
     torch.testing.assert_close(found[..., two_parts], expected[..., two_parts])
+
+
+def test_a_mirrored_window_has_the_features_of_the_mirrored_rectangles(device: str) -> None:
+    """Two beside each other, and four, change their sign, since grey and white do; two mirrors are none."""
+    images = pictures(2, 20, seed=3).to(device)
+    boxes = images.new_tensor([[[3, 4, 12, 13], [0, 0, 20, 20]], [[11, 2, 17, 8], [14, 8, 20, 14]]])
+    rectangles = torch.tensor(_all_rectangles(SIDE), device=device)
+    x, y, width, height, kind = rectangles.unbind(-1)
+    columns = torch.tensor([columns for columns, _ in SHAPES], device=device)[kind]
+    other = torch.stack((SIDE - x - columns * width, y, width, height, kind), -1)
+    seen = mirrored_windows(images, boxes)
+    sign = 1 - 2 * (columns == 2).double()
+    expected = sign * rectangle_features(images, boxes, other, size=SIDE)
+    torch.testing.assert_close(rectangle_features(*seen, rectangles, size=SIDE), expected)
+    again = mirrored_windows(*seen)
+    assert again[0].equal(images)
+    assert again[1].equal(boxes)
+
+
+def test_three_that_err_apart_are_wrong_less_often_than_one(device: str) -> None:
+    """Each is wrong for a tenth of the windows, so two of them for some 2.8 %."""
+    truth, wrong = (torch.rand(*size, generator=torch.Generator().manual_seed(0)).to(device) for size in ((1, 20_000), (3, 20_000)))
+    passes = (truth < 0.3) ^ (wrong < 0.1)
+    mistakes = (majority_vote(passes) ^ (truth < 0.3)[0]).double().mean()
+    # 3 * 0.1^2 * 0.9 + 0.1^3, and four standard deviations of it.
+    assert (mistakes - 0.028).abs() < 0.005
 
 
 def by_the_paper(features: Tensor, positive: Tensor, rounds: int) -> list[tuple[float, Tensor]]:
