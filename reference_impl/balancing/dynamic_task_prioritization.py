@@ -18,8 +18,8 @@ def dynamic_task_prioritization(
 
     $$ w_t = -(1 - \bar\kappa_t)^{\gamma_t} \ln \bar\kappa_t $$
 
-    That is focal loss, of a task where it has an example. The total loss is the sum of the losses times these weights; the authors make
-    each of the losses a focal loss besides, over its examples. No gradient passes through.
+    That is focal loss, of a task where it has an example. The total loss is $\sum_t w_t L_t$; the authors make each of the losses a focal
+    loss besides, over its examples. No gradient passes through.
 
     Args:
         indicator: $\bar\kappa_t$, how well each of $n$ tasks is done, as accuracy or average precision on the training data, in [0, 1];
