@@ -20,19 +20,21 @@ class BalancedFeaturePyramid(nn.Module):
 
     $$ R(x)_u = x_u + W_o \sum_v a_{uv}\,W_g x_v, \qquad a_{uv} = \mathop{\mathrm{softmax}}_v\,\langle W_\theta x_u, W_\phi x_v \rangle $$
 
-    $W_o$ starts at 0, so that training starts from the mean itself.
+    $W_o$ starts at 0, so that training starts from the mean itself. Less stable, as the authors find, is to refine by a 3x3 convolution and
+    a ReLU, with which each location looks at its neighbours alone.
 
     Args:
         levels: how many levels there are.
         width: channels of every level.
         refine_level: the level, counted from the finest as 0, at whose size the mean is taken.
-        refine: whether the mean passes through the block; without it the method has no parameters at all.
+        refine: whether the mean is refined; without that the method has no parameters at all.
+        attend: whether by the non-local block; otherwise by the convolution.
     """
 
-    def __init__(self, levels: int, *, width: int = 256, refine_level: int = 2, refine: bool = True) -> None:
+    def __init__(self, levels: int, *, width: int = 256, refine_level: int = 2, refine: bool = True, attend: bool = True) -> None:
         super().__init__()
         self.channels, self.refine_level = (width,) * levels, refine_level
-        self.refine = _NonLocal(width) if refine else nn.Identity()
+        self.refine = nn.Identity() if not refine else _NonLocal(width) if attend else _convolution(width)
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """Pyramid levels `[b width h_i w_i]`, finest first -> as many of the same sizes.
@@ -64,3 +66,11 @@ class _NonLocal(nn.Module):
         attention = (theta @ phi.mT).softmax(-1)
         seen: Tensor = self.out((attention @ g).mT.reshape(x.shape))
         return x + seen
+
+
+def _convolution(width: int) -> nn.Sequential:
+    layer = nn.Conv2d(width, width, 3, padding=1)
+    assert layer.bias is not None
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return nn.Sequential(layer, nn.ReLU())

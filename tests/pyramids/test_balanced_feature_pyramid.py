@@ -1,5 +1,6 @@
 """Laws of the balanced feature pyramid."""
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
@@ -47,10 +48,24 @@ def test_a_location_sees_the_whole_image(device: str) -> None:
     assert (pyramid(given)[2] != before).any(1).all()
 
 
-def test_it_learns(device: str) -> None:
+def test_by_a_convolution_a_location_sees_its_neighbours(device: str) -> None:
+    torch.manual_seed(0)
+    pyramid, given = BalancedFeaturePyramid(4, width=4, attend=False).double().to(device), levels(device, size=32)
+    for parameter in pyramid.parameters():
+        parameter.data.abs_()
+    given = [x.abs() for x in given]
+    before = pyramid(given)[2]
+    given[2] = given[2].clone()
+    given[2][..., 4, 4] += 1
+    rows, columns = (pyramid(given)[2] != before).any(1).any(0).nonzero().T.tolist()
+    assert (min(rows), max(rows)) == (min(columns), max(columns)) == (3, 5)
+
+
+@pytest.mark.parametrize("attend", [True, False])
+def test_it_learns(device: str, attend: bool) -> None:
     """It can be taught to turn the mean into twice the mean."""
     torch.manual_seed(0)
-    given, pyramid = levels(device), BalancedFeaturePyramid(4, width=4).double().to(device)
+    given, pyramid = levels(device), BalancedFeaturePyramid(4, width=4, attend=attend).double().to(device)
     plain = BalancedFeaturePyramid(4, width=4, refine=False)(given)
     optimiser = torch.optim.Adam(pyramid.parameters(), lr=0.05)
     losses = []
