@@ -35,9 +35,11 @@ class AugFPN(nn.Module):
         channels: of the backbone levels $C_i$, finest first; for ResNet-50's $C_2$ to $C_5$ these are 256, 512, 1024 and 2048.
         width: channels of every pyramid level.
         extra_levels: how many coarser levels to add by taking every second location of the last.
+        convolve_extra: whether strided convolutions add them instead, as RetinaNet's do: the first reads $C_5$, and gets the mean of the
+            context, too; each other one the level before it.
     """
 
-    def __init__(self, channels: Sequence[int], *, width: int = 256, extra_levels: int = 0) -> None:
+    def __init__(self, channels: Sequence[int], *, width: int = 256, extra_levels: int = 0, convolve_extra: bool = False) -> None:
         super().__init__()
         self.channels, self.extra_levels = tuple(channels), extra_levels
         self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
@@ -45,6 +47,9 @@ class AugFPN(nn.Module):
         self.context = nn.ModuleList(nn.Conv2d(self.channels[-1], width, 1) for _ in TENTHS)
         self.weigh = nn.Sequential(
             nn.Conv2d(len(TENTHS) * width, width, 1), nn.ReLU(), nn.Conv2d(width, len(TENTHS), 3, padding=1), nn.Sigmoid()
+        )
+        self.extra = nn.ModuleList(
+            nn.Conv2d(width if i else self.channels[-1], width, 3, 2, 1) for i in range(extra_levels if convolve_extra else 0)
         )
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
@@ -70,13 +75,20 @@ class AugFPN(nn.Module):
 
     def fuse(self, laterals: Sequence[Tensor], coarsest: Tensor) -> list[Tensor]:
         """What `laterals` gave, and the coarsest backbone level -> the pyramid."""
-        *finer, merged = laterals
-        pyramid = [merged + self._context(coarsest)]
+        *finer, top = laterals
+        context = self._context(coarsest)
+        pyramid = [top + context]
         for x in reversed(finer):
             pyramid.insert(0, x + upsample_like(pyramid[0], x))
         pyramid = [smooth(x) for x, smooth in zip(pyramid, self.smooth, strict=True)]
-        for _ in range(self.extra_levels):
-            pyramid.append(pyramid[-1][..., ::2, ::2])
+        if not self.extra:
+            for _ in range(self.extra_levels):
+                pyramid.append(pyramid[-1][..., ::2, ::2])
+            return pyramid
+        first, *others = self.extra
+        pyramid.append(first(coarsest) + context.mean((-2, -1), keepdim=True))
+        for layer in others:
+            pyramid.append(layer(pyramid[-1]))
         return pyramid
 
     def _context(self, x: Tensor) -> Tensor:

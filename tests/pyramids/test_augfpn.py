@@ -38,6 +38,18 @@ def test_the_context_of_a_cell_is_the_whole_image(device: str) -> None:
         assert not x[..., -1, -1].allclose(y[..., -1, -1])
 
 
+def test_extra_levels_have_the_same_sizes_either_way(device: str) -> None:
+    """And those of RetinaNet know the whole image from the first one on."""
+    given = levels(device, [2, 3], size=22)
+    plain, convolved = (AugFPN([2, 3], width=4, extra_levels=2, convolve_extra=c).double().to(device) for c in (False, True))
+    before = convolved(given)
+    assert [x.shape for x in before] == [x.shape for x in plain(given)]
+    given[1] = given[1].clone()
+    given[1][..., 0, 0] += 1
+    for x, y in zip(convolved(given)[2:], before[2:], strict=True):
+        assert not x[..., -1, -1].allclose(y[..., -1, -1])
+
+
 def test_supervision_teaches_the_laterals_alone(device: str) -> None:
     """Every level learns to detect, and what lies behind the laterals hears nothing of it."""
     torch.manual_seed(0)
