@@ -6,10 +6,24 @@ import torch
 from reference_impl.pyramids import ScaleTransfer
 
 
-def test_the_papers_levels(device: str) -> None:
-    """DenseNet-169 on an image of 300 pixels: sizes and channels as a third-party implementation lists them."""
-    found = ScaleTransfer([1664])([torch.zeros(1, 1664, 9, 9, device=device)])
-    assert [tuple(x.shape[1:]) for x in found] == [(104, 36, 36), (360, 18, 18), (1280, 9, 9), (1120, 5, 5), (960, 3, 3), (800, 1, 1)]
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (9, [(104, 36), (360, 18), (1280, 9), (1120, 5), (960, 3), (800, 1)]),
+        (16, [(104, 64), (400, 32), (1440, 16), (1280, 8), (1120, 4), (960, 2), (800, 1)]),
+    ],
+)
+def test_the_papers_levels(cells: int, expected: list[tuple[int, int]], device: str) -> None:
+    """DenseNet-169 on images of 300 and of 513 pixels: channels and sizes as a third-party implementation lists them."""
+    found = ScaleTransfer([1664], count=len(expected))([torch.zeros(1, 1664, cells, cells, device=device)])
+    assert [tuple(x.shape[1:]) for x in found] == [(channels, size, size) for channels, size in expected]
+
+
+def test_all_levels_have_the_same_mean(device: str) -> None:
+    """Of a map whose channels are alike; with 16 cells to a side no level has parts of unequal size."""
+    x = torch.rand(1, 1, 16, 16, dtype=torch.float64, device=device).expand(1, 32, 16, 16)
+    for level in ScaleTransfer([32], count=7)([x]):
+        torch.testing.assert_close(level.mean(), x.mean())
 
 
 def test_smaller_levels_hold_means(device: str) -> None:
@@ -28,6 +42,8 @@ def test_nothing_is_lost_or_made_up(device: str) -> None:
     assert largest.flatten(1).sort().values.equal(x.flatten(1).sort().values)
 
 
-def test_too_few_channels() -> None:
+def test_what_does_not_fit_is_named() -> None:
+    with pytest.raises(ValueError, match="`count` is 5; expected 6 or 7"):
+        ScaleTransfer([16], count=5)
     with pytest.raises(ValueError, match=r"`channels` is \[8\]; expected at least 16"):
         ScaleTransfer([8])
