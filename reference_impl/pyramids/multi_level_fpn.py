@@ -37,6 +37,7 @@ class MultiLevelFPN(nn.Module):
         deep_width: channels that the coarser one is reduced to.
         modules: number $L$ of pyramids.
         scales: how many levels a pyramid has.
+        normalise: whether the finest level of the result is normalised over the batch, as the authors do before they detect in it.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class MultiLevelFPN(nn.Module):
         deep_width: int = 512,
         modules: int = 8,
         scales: int = 6,
+        normalise: bool = False,
     ) -> None:
         super().__init__()
         self.channels = tuple(channels)
@@ -60,6 +62,7 @@ class MultiLevelFPN(nn.Module):
         self.tums = nn.ModuleList(_ThinnedUShape(c, width, scales) for c in inputs)
         self.squeeze = nn.Conv2d(width * modules, width * modules // REDUCTION, 1)
         self.excite = nn.Conv2d(width * modules // REDUCTION, width * modules, 1)
+        self.norm = nn.BatchNorm2d(width * modules) if normalise else nn.Identity()
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """Two backbone levels `[b channels[i] h_i w_i]` -> `scales` levels `[b modules*width h w]`, the finest as large as the finer input.
@@ -75,7 +78,8 @@ class MultiLevelFPN(nn.Module):
         for tum in self.tums:
             pyramids.append(tum(torch.cat((base, pyramids[-1][0]), 1) if pyramids else base))
         stacked = [torch.cat(same_size, 1) for same_size in zip(*pyramids, strict=True)]
-        return [x * self.excite(relu(self.squeeze(x.mean((-2, -1), keepdim=True)))).sigmoid() for x in stacked]
+        finest, *others = (x * self.excite(relu(self.squeeze(x.mean((-2, -1), keepdim=True)))).sigmoid() for x in stacked)
+        return [self.norm(finest), *others]
 
 
 class _ThinnedUShape(nn.Module):

@@ -13,10 +13,10 @@ def levels(device: str, size: int = 20) -> list[Tensor]:
     return [torch.randn(2, c, s, s, generator=generator, dtype=torch.float64).to(device) for c, s in ((4, size), (6, size // 2))]
 
 
-def pyramid(device: str, modules: int = 2, scales: int = 4) -> MultiLevelFPN:
+def pyramid(device: str, modules: int = 2, scales: int = 4, *, normalise: bool = False) -> MultiLevelFPN:
     torch.manual_seed(0)
     small = {"width": 8, "shallow_width": 4, "deep_width": 4}
-    return MultiLevelFPN([4, 6], **small, modules=modules, scales=scales).double().to(device)
+    return MultiLevelFPN([4, 6], **small, modules=modules, scales=scales, normalise=normalise).double().to(device)
 
 
 def test_the_papers_sizes() -> None:
@@ -49,6 +49,16 @@ def test_channels_count_by_their_mean(device: str) -> None:
     torch.nn.init.constant_(module.excite.bias, 40.0)
     for a, b in zip(halved, module(given), strict=True):
         torch.testing.assert_close(2 * a, b)
+
+
+def test_only_the_finest_level_is_normalised(device: str) -> None:
+    """Each of its channels has mean 0 and variance 1 over the batch, as far as it varied at all."""
+    plain, module, given = pyramid(device), pyramid(device, normalise=True), levels(device)
+    (before, *others), (finest, *same) = plain(given), module(given)
+    for a, b in zip(same, others, strict=True):
+        torch.testing.assert_close(a, b)
+    moments = torch.stack((finest.mean((0, 2, 3)), finest.var((0, 2, 3), correction=0)), 1)[before.var((0, 2, 3)) > 0.1]
+    torch.testing.assert_close(moments, torch.tensor([0.0, 1.0], dtype=torch.float64, device=device).expand_as(moments), rtol=0, atol=1e-3)
 
 
 def test_it_learns(device: str) -> None:
