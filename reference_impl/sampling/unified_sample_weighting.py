@@ -20,7 +20,7 @@ def unified_sample_weighting(
 
     Args:
         log_variance: $m_i$, from `SampleWeightingNetwork`, for one task; cut off at both ends.
-        valid: the boxes of that task: positives and negatives for classification, positives for regression.
+        valid: the boxes of that task: positives and negatives for classification, positives for regression and for masks.
         lowest: smallest $m$; at -2 a box weighs 7.4 times as much as at 0.
         highest: largest $m$.
 
@@ -97,20 +97,22 @@ def _mean(value: Tensor, among: Tensor) -> Tensor:
 class SampleWeightingNetwork(nn.Module):
     """Reads what is known about a box in training, and predicts how unsure each task is of it; at inference it is not needed.
 
-    Four small networks embed the four properties, a fifth reads all embeddings. The weights start so small that every box has weight 1. The
+    A small network embeds each property, and one more reads all embeddings. The weights start so small that every box has weight 1. The
     properties are constants: no gradient passes through them.
 
     Args:
         embedding: width of each layer.
+        masks: whether the detector predicts masks, too: their loss is one property more, and has an uncertainty of its own.
     """
 
-    def __init__(self, *, embedding: int = 64) -> None:
+    def __init__(self, *, embedding: int = 64, masks: bool = False) -> None:
         super().__init__()
         self.loss_net = _two_layers(1, embedding, embedding)
         self.regression_net = _two_layers(4, embedding, embedding)
         self.iou_net = _two_layers(1, embedding, embedding)
         self.score_net = _two_layers(1, embedding, embedding)
-        self.predictor = _two_layers(4 * embedding, embedding, 2)
+        self.mask_net = _two_layers(1, embedding, embedding) if masks else None
+        self.predictor = _two_layers((4 + masks) * embedding, embedding, 2 + masks)
 
     @checked
     def forward(
@@ -119,21 +121,30 @@ class SampleWeightingNetwork(nn.Module):
         regression_loss: Float[Tensor, "*batch n 4"],
         iou: Float[Tensor, "*batch n"],
         p_s: Float[Tensor, "*batch n"],
-    ) -> Float[Tensor, "*batch n 2"]:
-        """Properties of the boxes -> `log_variance` of classification and of regression.
+        mask_loss: Float[Tensor, "*batch n"] | None = None,
+    ) -> Float[Tensor, "*batch n tasks"]:
+        """Properties of the boxes -> `log_variance` of classification, of regression and, with `masks`, of the mask.
 
         Args:
             loss: classification loss.
             regression_loss: of the four coordinates; 0 for negatives.
             iou: of the predicted box with its ground truth; 0 for negatives.
             p_s: probability of the true class; 0 for negatives.
+            mask_loss: mean over the mask of each box; 0 for negatives. Given if, and only if, there are `masks`.
+
+        Raises:
+            ValueError: `mask_loss` is missing, or not expected.
         """
-        embedded = (
+        embedded = [
             self.iou_net(iou.detach()[..., None]).relu(),
             self.score_net(p_s.detach()[..., None]).relu(),
             self.loss_net(loss.detach()[..., None]).relu(),
             self.regression_net(regression_loss.detach()).relu(),
-        )
+        ]
+        if (mask_loss is None) != (self.mask_net is None):
+            raise ValueError(f"SampleWeightingNetwork: `mask_loss` is {'missing' if mask_loss is None else 'not expected'}")
+        if mask_loss is not None and self.mask_net is not None:
+            embedded.append(self.mask_net(mask_loss.detach()[..., None]).relu())
         predicted: Tensor = self.predictor(torch.cat(embedded, -1))
         return predicted
 

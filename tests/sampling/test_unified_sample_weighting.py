@@ -1,5 +1,6 @@
 """Laws of the unified sample weighting network."""
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -82,6 +83,26 @@ def test_the_detector_sees_the_weighted_gradient_only(device: str) -> None:
     valid = torch.ones_like(b["positive"])
     (gradient,) = torch.autograd.grad(sample_weighting_loss(loss, log_variance, valid).sum(), loss)
     torch.testing.assert_close(gradient, unified_sample_weighting(log_variance, valid))
+
+
+def test_masks_are_a_third_task(device: str) -> None:
+    """It starts with weight 1 as well, and its loss is a constant as well."""
+    b = boxes(device)
+    net, mask_loss = SampleWeightingNetwork(masks=True).double().to(device), (b["iou"] / 2).requires_grad_()
+    log_variance = net(b["loss"], b["regression_loss"], b["iou"], b["p_s"], mask_loss)
+    assert log_variance.shape == (200, 3)
+    weight = unified_sample_weighting(log_variance[..., 2], b["positive"])
+    torch.testing.assert_close(weight, b["positive"].to(weight), atol=1e-6, rtol=0)
+    (gradient,) = torch.autograd.grad(sample_weighting_loss(mask_loss, log_variance[..., 2], b["positive"]).sum(), mask_loss)
+    torch.testing.assert_close(gradient, weight)
+
+
+@pytest.mark.parametrize(("masks", "said"), [(True, "missing"), (False, "not expected")])
+def test_a_loss_of_masks_goes_with_masks(masks: bool, said: str, device: str) -> None:
+    b = boxes(device)
+    given = (b["loss"], b["regression_loss"], b["iou"], b["p_s"], *([] if masks else [b["iou"]]))
+    with pytest.raises(ValueError, match=f"`mask_loss` is {said}"):
+        SampleWeightingNetwork(masks=masks).double().to(device)(*given)
 
 
 def test_the_mean_is_kept_and_shared(device: str) -> None:
