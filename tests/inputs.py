@@ -168,6 +168,8 @@ def _numbers(name: str, size: tuple[int, ...], draw: torch.Generator) -> Tensor:
         return 40 + 20 * uniform
     if name in ("mean", "variance"):
         return 20 * uniform
+    if name == "ranges" and size[-1] == 2:
+        return 40 * uniform.sort(-1).values
     return 3 * uniform if name == "loss" else uniform
 
 

@@ -17,7 +17,7 @@ from reference_impl.pyramids.path_aggregation import PathAggregation
 from reference_impl.pyramids.pyramid_convolution import PyramidConvolution
 from reference_impl.pyramids.scale_transfer import ScaleTransfer
 from reference_impl.pyramids.sepc import SEPC, SEPCBranch
-from reference_impl.pyramids.trident import Trident, scale_aware_assignment, scale_aware_boxes
+from reference_impl.pyramids.trident import Trident, scale_aware_assignment, scale_aware_boxes, scale_aware_detections
 from reference_impl.pyramids.zoom_out_and_in import ZoomOutAndIn
 
 __all__ = [
@@ -49,4 +49,5 @@ __all__ = [
     "roi_level",
     "scale_aware_assignment",
     "scale_aware_boxes",
+    "scale_aware_detections",
 ]

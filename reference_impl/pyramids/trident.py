@@ -5,14 +5,15 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, relu
+from torch.nn.functional import conv2d, pad, relu
 
 from reference_impl.ops.boxes import box_area
 from reference_impl.ops.checked import checked
 from reference_impl.ops.levels import check_levels
+from reference_impl.ops.nms import nms_per_class
 from reference_impl.ops.numerics import widen
 
-__all__ = ["Trident", "scale_aware_assignment", "scale_aware_boxes"]
+__all__ = ["Trident", "scale_aware_assignment", "scale_aware_boxes", "scale_aware_detections"]
 
 
 class Trident(nn.Module):
@@ -23,7 +24,7 @@ class Trident(nn.Module):
     $T_d$ is a row of residual bottlenecks whose 3x3 convolutions have dilation $d$; all else, the weights and the normalisation included,
     is the same in all branches. The blocks take the place of all but the first of the backbone's fourth stage, and start from its weights.
     Proposal network and detector are shared by the branches, too. Each branch learns from the boxes that `scale_aware_boxes` gives it
-    and `scale_aware_assignment` leaves it, and its detections outside its range are dropped before those of all branches meet in NMS.
+    and `scale_aware_assignment` leaves it, and `scale_aware_detections` are made of the boxes in its range.
 
     Since the weights are shared, a faster detector needs no other ones: a `Trident` with `dilations=(2,)` takes the state of one with
     three, and is its middle branch. The authors train that version without ranges of size.
@@ -123,3 +124,32 @@ def scale_aware_assignment(
     """
     ignored = ((widen(iou) > threshold) & ~in_range[..., None, :]).any(-1)
     return torch.where(ignored, -2, assigned)
+
+
+@checked
+def scale_aware_detections(
+    scores: Float[Tensor, "*batch k n c"],
+    boxes: Float[Tensor, "*batch k n 4"],
+    ranges: Float[Tensor, "*batch k 2"],
+    *,
+    lowest_score: float = 0.001,
+    max_overlap: float = 0.5,
+    limit: int = 100,
+) -> Bool[Tensor, "*batch k n c"]:
+    """Drops what a branch says of boxes outside its range, then keeps the best boxes of each class, whichever branch they come from.
+
+    Args:
+        scores: in [0, 1], for each class and box of each branch; the last class is background and is never detected.
+        boxes: absolute `(x1, y1, x2, y2)`, the same for all classes, in the pixels that `ranges` are in.
+        ranges: the smallest and the largest size of each branch, as in `scale_aware_boxes`.
+        lowest_score: a box with less is not detected.
+        max_overlap: IoU above which a box discards a worse one of its class.
+        limit: how many detections an image has at most, of all classes and branches.
+
+    Returns:
+        Which box is a detection of which class.
+    """
+    own = scale_aware_boxes(boxes, ranges[..., None, :])
+    scores = scores[..., :-1].masked_fill(~own, -torch.inf)
+    kept = nms_per_class(scores.flatten(-3, -2), boxes.flatten(-3, -2), lowest_score=lowest_score, threshold=max_overlap, limit=limit)
+    return pad(kept.view(scores.shape), (0, 1))

@@ -6,7 +6,7 @@ from torch.nn.functional import mse_loss
 
 from reference_impl.ops.boxes import box_iou
 from reference_impl.ops.nms import nms
-from reference_impl.pyramids import Trident, scale_aware_assignment, scale_aware_boxes
+from reference_impl.pyramids import Trident, scale_aware_assignment, scale_aware_boxes, scale_aware_detections
 
 RANGES = [[0.0, 90.0], [30.0, 160.0], [90.0, float("inf")]]
 
@@ -80,12 +80,16 @@ def test_no_branch_learns_background_from_another_branchs_object(device: str) ->
 
 
 def test_detections_of_the_branches_meet_in_nms(device: str) -> None:
-    """Of three detections of an object, the best one counts among those that are of their branch's size."""
+    """Of three detections of an object, the best one counts among those that are of their branch's size; and as alone in a batch."""
     boxes = torch.tensor([[0.0, 0.0, 100.0, 100.0], [1.0, 1.0, 100.0, 100.0], [0.0, 0.0, 98.0, 100.0]], device=device)
-    score = torch.tensor([0.9, 0.8, 0.7], device=device)
-    belongs = scale_aware_boxes(boxes, torch.tensor(RANGES, device=device)).diagonal(0, -2, -1)
+    score, ranges = torch.tensor([0.9, 0.8, 0.7], device=device), torch.tensor(RANGES, device=device)
+    belongs = scale_aware_boxes(boxes, ranges).diagonal(0, -2, -1)
     assert belongs.tolist() == [False, True, True]
-    assert nms(boxes, score, valid=belongs, limit=100).tolist() == [False, True, False]
+    kept = nms(boxes, score, valid=belongs, limit=100)
+    assert kept.tolist() == [False, True, False]
+    given = torch.stack((score, 1 - score), -1)[:, None], boxes[:, None], ranges
+    assert scale_aware_detections(*given)[:, 0, 0].equal(kept)
+    assert scale_aware_detections(*(torch.stack((x, x)) for x in given))[1, :, 0, 0].equal(kept)
 
 
 def test_it_learns(device: str) -> None:
