@@ -1,6 +1,6 @@
 """DetNAS: Chen, Yang, Zhang, Meng, Xiao and Sun, NeurIPS 2019."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice, pairwise
 
 import torch
@@ -73,11 +73,8 @@ class DetNASSearch(nn.Module):
     """The network in which such a backbone is searched: every block is there in all its forms, and each call goes through one of them.
 
     It is trained on architectures drawn evenly, `random_architecture`, first to classify and then within the detector, so that no form of
-    a block relies on one form of the next. A candidate is judged by the accuracy of the detector with it, at the weights that it has here.
-
-    The authors then judge 50 candidates in each of 20 rounds, and keep the best 10 of all so far. The next 50 are 20 of these 10 after
-    `mutated_architecture`, 20 of two of them by `crossed_architecture`, and 10 drawn evenly; who was judged before, or has too many
-    operations, is drawn again.
+    a block relies on one form of the next. A candidate is then judged by the accuracy of the detector with it, at the weights that it has
+    here, and `evolve` finds the best.
 
     Args:
         blocks: how many each stage has.
@@ -125,6 +122,52 @@ class DetNASSearch(nn.Module):
         _check("crossed_architecture", second, len(self.forms))
         noise = torch.rand(len(self.forms)) if noise is None else noise
         return [a if of_first else b for a, b, of_first in zip(first, second, (noise < 0.5).tolist(), strict=True)]
+
+    def evolve(
+        self,
+        measure: Callable[[list[str]], float],
+        fits: Callable[[list[str]], bool] = lambda _: True,
+        *,
+        rounds: int = 20,
+        population: int = 50,
+        kept: int = 10,
+        mutated: int = 20,
+        crossed: int = 20,
+    ) -> list[list[str]]:
+        """The architectures with the highest `measure`, best first, found by judging a `population` of new ones in each of some `rounds`.
+
+        In the first round all are drawn evenly. In each later one some are the best so far, `mutated`, some are two of these, `crossed`, and the
+        rest is drawn evenly. What was judged before, or does not fit, is drawn again, up to ten times for each place; what comes twice in a
+        round is judged once.
+
+        Args:
+            measure: of an architecture, as the accuracy of the detector on held-out images; called once for each.
+            fits: whether an architecture may be judged at all, as one with few enough operations.
+            rounds: how often candidates are judged.
+            population: how many in a round.
+            kept: how many are the best so far, and are returned.
+            mutated: how many of the population are one of these with some of its blocks drawn anew.
+            crossed: how many have each block from one of two of these.
+        """
+        judged: dict[tuple[str, ...], float] = {}
+        best: list[list[str]] = []
+
+        def pick() -> list[str]:
+            return best[int(torch.randint(len(best), ()))]
+
+        def draw(count: int, make: Callable[[], list[str]]) -> list[list[str]]:
+            drawn = (make() for _ in range(10 * count))
+            return list(islice((x for x in drawn if tuple(x) not in judged and fits(x)), count))
+
+        for _ in range(rounds):
+            new = []
+            if best:
+                new += draw(mutated, lambda: self.mutated_architecture(pick()))
+                new += draw(crossed, lambda: self.crossed_architecture(pick(), pick()))
+            new += draw(population - len(new), self.random_architecture)
+            judged |= {key: measure(list(key)) for key in dict.fromkeys(map(tuple, new))}
+            best = [list(key) for key in sorted(judged, key=lambda key: -judged[key])[:kept]]
+        return best
 
 
 class _Block(nn.Module):

@@ -134,25 +134,38 @@ def test_what_does_not_fit_is_named(device: str) -> None:
 
 
 def test_evolution_finds_what_chance_does_not() -> None:
-    """Rounds as the authors have them, with the share of blocks that a hidden architecture has, too, as the measure."""
+    """With the share of blocks that a hidden architecture has, too, as the measure."""
     torch.manual_seed(0)
     network = DetNASSearch([2, 2, 4, 2], [2, 4, 6, 8, 10])
     wanted = network.random_architecture()
-    judged: dict[tuple[str, ...], float] = {}
+    judged: list[list[str]] = []
 
-    def judge(candidates: list[list[str]]) -> None:
-        judged.update({tuple(c): sum(a == b for a, b in zip(c, wanted, strict=True)) / len(wanted) for c in candidates})
+    def measure(architecture: list[str]) -> float:
+        judged.append(architecture)
+        return sum(a == b for a, b in zip(architecture, wanted, strict=True)) / len(wanted)
 
-    judge([network.random_architecture() for _ in range(50)])
-    by_chance = max(judged.values())
-    for _ in range(19):
-        best = sorted(judged, key=judged.__getitem__)[-10:]
-        first, second = torch.randint(10, (2, 20)).tolist()
-        mutated = [network.mutated_architecture(best[i]) for i in first]
-        crossed = [network.crossed_architecture(best[i], best[k]) for i, k in zip(first, second, strict=True)]
-        judge(mutated + crossed + [network.random_architecture() for _ in range(10)])
+    best = network.evolve(measure)
+    assert best[0] == wanted
+    assert len(best) == 10
+    assert len({tuple(x) for x in judged}) == len(judged) <= 20 * 50
+    by_chance = max(map(measure, judged[:50]))
     assert by_chance < 0.8
-    assert max(judged.values()) == 1
+    assert [measure(x) for x in best] == sorted(map(measure, best), reverse=True)
+
+
+def test_evolution_judges_only_what_fits() -> None:
+    """The longest kernels, with at most four of them."""
+    torch.manual_seed(0)
+    network = DetNASSearch([2, 2, 4, 2], [2, 4, 6, 8, 10])
+    best = network.evolve(lambda x: x.count("shuffle_7x7"), lambda x: x.count("shuffle_7x7") <= 4, rounds=5)
+    assert [x.count("shuffle_7x7") for x in best] == [4] * 10
+
+
+def test_evolution_ends_when_nothing_new_is_left() -> None:
+    torch.manual_seed(0)
+    network = DetNASSearch(blocks=[1], widths=[4, 8])
+    assert network.evolve(lambda x: CANDIDATES.index(x[0])) == [[name] for name in reversed(CANDIDATES)]
+    assert network.evolve(lambda _: 0.0, lambda _: False) == []
 
 
 def test_noise_says_which_blocks_change() -> None:
