@@ -92,9 +92,16 @@ class AutoFPNSearch(nn.Module):
     def genotype(self) -> list[list[str]]:
         """The operation with the largest weight: a row for each pyramid level, a name for each backbone level.
 
-        A row may come out as missing connections alone, which `AutoFPN` refuses: give it the operation with the next largest weight.
+        Where every connection of a level would be missing, the one keeps its operation that has the largest weight of all that are not "none".
         """
-        return [[CANDIDATES[k] for k in row] for row in self.architecture.argmax(-1).tolist()]
+        found = []
+        for weights in self.architecture.softmax(-1):
+            row = [CANDIDATES[k] for k in weights.argmax(-1).tolist()]
+            if set(row) == {"none"}:
+                level, operation = divmod(int(weights[:, 1:].argmax()), len(CANDIDATES) - 1)
+                row[level] = CANDIDATES[1 + operation]
+            found.append(row)
+        return found
 
 
 class _Level(nn.Module):

@@ -100,6 +100,19 @@ def test_a_search_starts_without_a_preference(device: str) -> None:
     assert (module.architecture.softmax(-1) == 1 / len(CANDIDATES)).all()
 
 
+def test_every_level_found_has_a_connection(device: str) -> None:
+    """Where "none" leads everywhere, the strongest operation stays; by its weight, not by its logit. Elsewhere "none" may win."""
+    module = search(device)
+    choose(module, [["none"] * 3, ["none"] * 3, ["none", "skip", "none"]], 2.0)
+    with torch.no_grad():
+        module.architecture[0, 1, CANDIDATES.index("separable_3x3")] = 1.0
+        module.architecture[1, 0] += 5
+        module.architecture[1, 2, CANDIDATES.index("dilated_5x5_rate_2")] = 1.0
+    found = module.genotype()
+    assert found == [["none", "separable_3x3", "none"], ["none", "none", "dilated_5x5_rate_2"], ["none", "skip", "none"]]
+    pyramid(device, found)(levels(device))
+
+
 def test_how_many_parameters_a_search_has() -> None:
     """By hand, at ResNet-50's channels: laterals, weights of operations, and 16 connections of eight convolutions over 256 channels."""
     with torch.device("meta"):
