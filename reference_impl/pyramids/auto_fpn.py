@@ -92,7 +92,7 @@ class AutoFPNSearch(nn.Module):
     def genotype(self) -> list[list[str]]:
         """The operation with the largest weight: a row for each pyramid level, a name for each backbone level.
 
-        Where every connection of a level would be missing, the one keeps its operation that has the largest weight of all that are not "none".
+        Where every connection of a level would be missing, the operation with the largest weight of all that are not "none" is kept.
         """
         found = []
         for weights in self.architecture.softmax(-1):

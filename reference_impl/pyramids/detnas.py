@@ -136,9 +136,9 @@ class DetNASSearch(nn.Module):
     ) -> list[list[str]]:
         """The architectures with the highest `measure`, best first, found by judging a `population` of new ones in each of some `rounds`.
 
-        In the first round all are drawn evenly. In each later one some are the best so far, `mutated`, some are two of these, `crossed`, and the
-        rest is drawn evenly. What was judged before, or does not fit, is drawn again, up to ten times for each place; what comes twice in a
-        round is judged once.
+        In the first round all are drawn evenly. In each later one some are the best so far, `mutated`, some are two of these, `crossed`,
+        and the rest is drawn evenly. What was judged before, or does not fit, is drawn again, up to ten times for each place; what comes
+        twice in a round is judged once.
 
         Args:
             measure: of an architecture, as the accuracy of the detector on held-out images; called once for each.
