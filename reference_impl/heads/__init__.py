@@ -62,6 +62,7 @@ from reference_impl.heads.scale_dependent_pooling import (
     scale_dependent_loss,
 )
 from reference_impl.heads.side_aware_boundary_localization import (
+    DenseSideAwareBoundaryLocalization,
     SideAwareBoundaryLocalization,
     bucket_targets,
     bucketing_loss,
@@ -96,6 +97,7 @@ __all__ = [
     "CascadeRCNN",
     "CascadedRejection",
     "ContextDetector",
+    "DenseSideAwareBoundaryLocalization",
     "FADTower",
     "FeatureUpsampling",
     "FineGrainedDynamicHead",

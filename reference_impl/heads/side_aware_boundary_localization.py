@@ -7,9 +7,19 @@ from torch.nn.functional import relu, smooth_l1_loss, softplus
 
 from reference_impl.ops.boxes import box_center, box_size
 from reference_impl.ops.checked import checked
+from reference_impl.ops.layout import per_anchor
 from reference_impl.ops.numerics import safe_divide, widen
 
-__all__ = ["SideAwareBoundaryLocalization", "bucket_targets", "bucketing_loss", "decode_buckets"]
+__all__ = [
+    "DenseSideAwareBoundaryLocalization",
+    "SideAwareBoundaryLocalization",
+    "bucket_targets",
+    "bucketing_loss",
+    "decode_buckets",
+]
+
+# Side of the square that RetinaNet has at each location, in strides.
+SQUARE = 4
 
 
 @checked
@@ -184,6 +194,45 @@ class SideAwareBoundaryLocalization(nn.Module):
         k = features.shape[-1]
         sides = torch.cat((both[:, :, :k], both[:, :, k:].flip(2)), 1)
         return self.logit(sides).squeeze(-1), self.offset(sides).squeeze(-1)
+
+
+class DenseSideAwareBoundaryLocalization(nn.Module):
+    """The branch that localises in RetinaNet: each location predicts for a square of its own, by convolutions.
+
+    The tower is that of the other branch: four layers, and one more for logits and for offsets of all sides. The authors find the object of
+    a square by the nine anchors that RetinaNet has there, and enlarge the square by 3 before it is cut: `scale=3` in all functions here.
+
+    Args:
+        channels: of the features.
+        width: channels of the tower.
+        bins: $k$, number of buckets of a side.
+    """
+
+    def __init__(self, channels: int, *, width: int = 256, bins: int = 7) -> None:
+        super().__init__()
+        self.tower = nn.ModuleList(nn.Conv2d(channels if i == 0 else width, width, 3, padding=1) for i in range(4))
+        self.logit, self.offset = (nn.Conv2d(width, 4 * bins, 3, padding=1) for _ in range(2))
+        for layer in (*self.tower, self.logit, self.offset):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+
+    @checked
+    def forward(
+        self, features: Float[Tensor, "b channels h w"], stride: int
+    ) -> tuple[Float[Tensor, "b n 4 k"], Float[Tensor, "b n 4 k"], Float[Tensor, "b n 4"]]:
+        """One level and the pixels from cell to cell -> logits and offsets of the sides x1, y1, x2, y2, and the squares, of each cell."""
+        squares = self.squares(features, stride).expand(len(features), -1, -1)
+        for layer in self.tower:
+            features = relu(layer(features))
+        logits, offset = (torch.unflatten(per_anchor(last(features), anchors=1), -1, (4, -1)) for last in (self.logit, self.offset))
+        return logits, offset, squares
+
+    def squares(self, features: Tensor, stride: int) -> Tensor:
+        """The proposals of a level, `[n 4]`, row by row, the first around the corner of the image."""
+        rows, columns = features.shape[-2:]
+        place = torch.arange(max(rows, columns), device=features.device, dtype=widen(features).dtype) * stride
+        center = torch.stack((place[:columns].expand(rows, columns), place[:rows, None].expand(rows, columns)), -1).flatten(0, 1)
+        return torch.cat((center - SQUARE * stride / 2, center + SQUARE * stride / 2), -1)
 
 
 def _buckets(proposals: Tensor, *, bins: int, scale: float) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,13 @@
 import torch
 from torch import Tensor
 
-from reference_impl.heads import SideAwareBoundaryLocalization, bucket_targets, bucketing_loss, decode_buckets
+from reference_impl.heads import (
+    DenseSideAwareBoundaryLocalization,
+    SideAwareBoundaryLocalization,
+    bucket_targets,
+    bucketing_loss,
+    decode_buckets,
+)
 
 
 def proposals_and_truth(device: str) -> tuple[Tensor, Tensor]:
@@ -92,3 +98,32 @@ def test_training_finds_the_boxes(device: str) -> None:
     assert seen[-1][1] < 0.8 * seen[0][1]
     decoded, _ = decode_buckets(*head(features), proposals)
     assert (decoded - boxes).abs().mean() < 0.8 * (proposals - boxes).abs().mean()
+
+
+def test_squares_overlap_by_three_quarters(device: str) -> None:
+    """Each is four strides wide, and its neighbour is a stride away, to the right and below."""
+    head = DenseSideAwareBoundaryLocalization(2, width=4).double().to(device)
+    logits, offset, squares = head(torch.zeros(2, 2, 3, 5, dtype=torch.float64, device=device), 8)
+    assert logits.shape == offset.shape == (2, 15, 4, 7)
+    apart = squares.view(2, 3, 5, 4)
+    assert (apart[:, :, 1:] - apart[:, :, :-1]).equal(torch.tensor([8.0, 0, 8, 0], dtype=torch.float64, device=device).expand(2, 3, 4, 4))
+    assert (apart[:, 1:] - apart[:, :-1]).equal(torch.tensor([0.0, 8, 0, 8], dtype=torch.float64, device=device).expand(2, 2, 5, 4))
+    assert squares[0, 0].tolist() == [-16, -16, 16, 16]
+
+
+def test_the_dense_branch_learns(device: str) -> None:
+    """Every location is taught the object whose corners the features show it, relative to its square."""
+    torch.manual_seed(0)
+    head = DenseSideAwareBoundaryLocalization(4, width=16, bins=3).double().to(device)
+    shown = 2 * torch.rand(2, 4, 5, 5, dtype=torch.float64, device=device) - 1
+    shift = 8 * shown.flatten(2).mT
+    optimiser = torch.optim.Adam(head.parameters(), lr=0.01)
+    course = []
+    for _ in range(60):
+        logits, offset, squares = head(shown, 8)
+        loss = sum(x.mean() for x in bucketing_loss(logits, offset, squares + shift, squares, scale=3))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        course.append(loss.item())
+    assert course[-1] < course[0] / 2
