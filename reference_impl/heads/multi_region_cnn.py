@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import dropout, relu
 
-from reference_impl.ops.boxes import box_iou, box_size, decode_deltas
+from reference_impl.ops.boxes import box_center, box_iou, box_size, decode_deltas
 from reference_impl.ops.checked import checked
 from reference_impl.ops.nms import nms
 from reference_impl.ops.numerics import widen
@@ -26,6 +26,9 @@ REGIONS = (
     (-0.25, -0.25, 1.25, 1.25, 0.8 / 1.5),
     (-0.4, -0.4, 1.4, 1.4, 1.0 / 1.8),
 )
+
+# What the box is enlarged by for the segmentation-aware features.
+SEMANTIC_CONTEXT = 1.5
 
 
 @checked
@@ -136,6 +139,9 @@ class MultiRegionCNN(nn.Module):
     Every region has two fully connected layers of its own; their outputs in a row go into one linear classifier. The regressor sees the box
     made 1.3 times as large. What lies in the hole of a region is set to 0.
 
+    The classifier may see one region more, in a map of its own: the box made 1.5 times as large, through one fully connected layer, in the
+    features of a network that segments.
+
     `localise` is the detector. It scores the proposals, keeps the best of each class that are no duplicates, and regresses them; then it
     scores and regresses the result, by the same network. The boxes of all rounds together, each with the score that it had before it was
     regressed, go into suppression, and what survives is moved by the vote of all.
@@ -153,6 +159,9 @@ class MultiRegionCNN(nn.Module):
         duplicate: IoU above which a proposal is dropped for a better one, in the first round.
         threshold: IoU above which a box is suppressed by a better one, at the end.
         per_class: boxes of a class that go through the rounds, and detections of a class, at most.
+        semantic_channels: of the segmentation-aware features; 0 without them.
+        semantic_width: of the fully connected layer for these.
+        semantic_size: cells along each side of their region.
     """
 
     def __init__(
@@ -170,6 +179,9 @@ class MultiRegionCNN(nn.Module):
         duplicate: float = 0.95,
         threshold: float = 0.3,
         per_class: int = 100,
+        semantic_channels: int = 0,
+        semantic_width: int = 2048,
+        semantic_size: int = 9,
     ) -> None:
         super().__init__()
         self.classes, self.size, self.scale, self.context, self.rate = classes, size, scale, context, rate
@@ -177,7 +189,9 @@ class MultiRegionCNN(nn.Module):
         inputs = channels * size**2
         self.first = nn.ModuleList(nn.Linear(inputs, width) for _ in range(len(REGIONS) + 1))
         self.second = nn.ModuleList(nn.Linear(width, width) for _ in range(len(REGIONS) + 1))
-        self.classify = nn.Linear(len(REGIONS) * width, classes)
+        self.semantic_size, seen = semantic_size, len(REGIONS) * width + bool(semantic_channels) * semantic_width
+        self.semantic = nn.Linear(semantic_channels * semantic_size**2, semantic_width) if semantic_channels else None
+        self.classify = nn.Linear(seen, classes)
         self.regress = nn.Linear(width, 4 * classes)
         for layer in (self.classify, self.regress):
             nn.init.normal_(layer.weight, std=0.01)
@@ -185,17 +199,30 @@ class MultiRegionCNN(nn.Module):
 
     @checked
     def forward(
-        self, features: Float[Tensor, "b channels h w"], boxes: Float[Tensor, "b n 4"]
+        self,
+        features: Float[Tensor, "b channels h w"],
+        boxes: Float[Tensor, "b n 4"],
+        semantic: Float[Tensor, "b semantic h2 w2"] | None = None,
     ) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n c 4"]]:
-        """Features and boxes, absolute `(x1, y1, x2, y2)` in pixels -> logits of each box, and its deltas for each class."""
+        """Features and boxes, absolute `(x1, y1, x2, y2)` in pixels -> logits of each box, and its deltas for each class.
+
+        The segmentation-aware features `semantic` are as fine as the others.
+
+        Raises:
+            ValueError: they are missing, or not expected.
+        """
+        if (semantic is None) != (self.semantic is None):
+            raise ValueError(f"MultiRegionCNN: `semantic` is {'missing' if semantic is None else 'not expected'}")
         outer, _ = multi_regions(boxes)
         pooled = self.pool(features, outer.flatten(1, 2))
         shown = pooled.view(*outer.shape[:3], *pooled.shape[2:])
         at = ((torch.arange(self.size, device=boxes.device) + 0.5) / self.size - 0.5).abs()
         from_center = torch.maximum(at[:, None], at)
         views = [self.adapt(i, shown[:, :, i] * (2 * from_center >= hole)) for i, (*_, hole) in enumerate(REGIONS)]
-        center, half = (boxes[..., :2] + boxes[..., 2:]) / 2, self.context * (boxes[..., 2:] - boxes[..., :2]) / 2
-        around = self.pool(features, torch.cat((center - half, center + half), -1))
+        if semantic is not None and self.semantic is not None:
+            seen = roi_align(semantic, _enlarged(boxes, SEMANTIC_CONTEXT), scale=self.scale, size=self.semantic_size)
+            views.append(dropout(relu(self.semantic(seen.flatten(-3))), self.rate, self.training))
+        around = self.pool(features, _enlarged(boxes, self.context))
         deltas = self.regress(self.adapt(len(REGIONS), around))
         return self.classify(torch.cat(views, -1)), deltas.view(*boxes.shape[:2], self.classes, 4)
 
@@ -215,6 +242,7 @@ class MultiRegionCNN(nn.Module):
         proposals: Float[Tensor, "b n 4"],
         valid: Bool[Tensor, "b n"] | None = None,
         image_size: Float[Tensor, "b 2"] | None = None,
+        semantic: Float[Tensor, "b semantic h2 w2"] | None = None,
     ) -> tuple[Float[Tensor, "b c k 4"], Float[Tensor, "b c k"], Bool[Tensor, "b c k"]]:
         """Detections of an image.
 
@@ -223,11 +251,12 @@ class MultiRegionCNN(nn.Module):
             proposals: boxes to start from.
             valid: which of them are no padding; by default all.
             image_size: width and height; regressed boxes are cut off there. Without it they are not.
+            semantic: the segmentation-aware features, as for `forward`.
 
         Returns:
             Boxes of each class, round by round, moved by the vote; their scores; which of them are detections.
         """
-        logits, deltas = self(features, proposals)
+        logits, deltas = self(features, proposals, semantic)
         scores, deltas = logits.movedim(2, 1), deltas.movedim(2, 1)
         boxes = widen(proposals)[:, None].expand(-1, self.classes, -1, -1)
         candidate = scores > self.lowest if valid is None else (scores > self.lowest) & valid[:, None]
@@ -239,7 +268,7 @@ class MultiRegionCNN(nn.Module):
         rounds = []
         for i in range(self.iterations):
             if i > 0:
-                found = self(features, boxes.flatten(1, 2))
+                found = self(features, boxes.flatten(1, 2), semantic)
                 scores, deltas = (self._own(x, boxes.shape[2]) for x in found)
             boxes = decode_deltas(deltas, boxes)
             if image_size is not None:
@@ -253,3 +282,8 @@ class MultiRegionCNN(nn.Module):
         """What is said of the boxes of each class for that class: `[b c*k c ...] -> [b c k ...]`."""
         apart = x.reshape(x.shape[0], self.classes, boxes, self.classes, *x.shape[3:])
         return apart.diagonal(dim1=1, dim2=3).movedim(-1, 1)
+
+
+def _enlarged(boxes: Tensor, factor: float) -> Tensor:
+    center, half = box_center(boxes), factor * (boxes[..., 2:] - boxes[..., :2]) / 2
+    return torch.cat((center - half, center + half), -1)

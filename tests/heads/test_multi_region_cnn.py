@@ -1,5 +1,6 @@
 """Laws of Multi-Region CNN."""
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -115,3 +116,29 @@ def test_alone_a_box_votes_for_itself(device: str) -> None:
     _, boxes, _ = painted(4, seed=0, device=device, dtype=torch.float64)
     scores = torch.full(boxes.shape[:2], -9.0, dtype=torch.float64, device=device)
     torch.testing.assert_close(box_voting(boxes, boxes, scores), boxes)
+
+
+def test_segmentation_aware_features_change_the_scores_alone(device: str) -> None:
+    """Where the classifier does not listen to them, `localise` finds what it would find without them."""
+    torch.manual_seed(0)
+    module = MultiRegionCNN(CLASSES, CLASSES, width=16, scale=1 / STRIDE, semantic_channels=3, semantic_width=8).to(device).eval()
+    features, boxes, _ = painted(2, seed=0, device=device)
+    semantic = torch.rand(2, 3, *features.shape[-2:], device=device)
+    (logits, deltas), (others, same) = module(features, boxes, semantic), module(features, boxes, 2 * semantic)
+    assert same.equal(deltas)
+    assert not others.allclose(logits)
+    plain = network(device).eval()
+    state = {name: x for name, x in module.state_dict().items() if not name.startswith("semantic")}
+    plain.load_state_dict(state | {"classify.weight": state["classify.weight"][:, : plain.classify.in_features]})
+    with torch.no_grad():
+        module.classify.weight[:, plain.classify.in_features :] = 0
+    for a, b in zip(module.localise(features, boxes, semantic=semantic), plain.localise(features, boxes), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(("channels", "said"), [(3, "missing"), (0, "not expected")])
+def test_segmentation_aware_features_go_with_their_layer(channels: int, said: str, device: str) -> None:
+    module = MultiRegionCNN(CLASSES, CLASSES, width=16, scale=1 / STRIDE, semantic_channels=channels, semantic_width=8).to(device)
+    features, boxes, _ = painted(1, seed=0, device=device)
+    with pytest.raises(ValueError, match=f"`semantic` is {said}"):
+        module(features, boxes, None if channels else features)
