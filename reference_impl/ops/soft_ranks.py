@@ -1,9 +1,12 @@
 r"""Soft ranks of positives: scores above each, counted with a ramp for a step, without a loop over the positives.
 
 The ramp is $H(x) = \min(\max(x + 1/2, 0), 1)$, and $H_{ij} = H(d_i - d_j)$ says how far score $j$ stands above positive $i$, where $d$ is
-the depth of a score below the highest positive, in lengths of the ramp. A ranking loss needs the products of $H$ with a few vectors. A
-small matrix is made and multiplied. The products of a large one are sums over ranges of sorted scores, so they come from one sort and
-prefix sums, in time $O(n \log n)$ and memory $O(n)$.
+the depth of a score below the highest positive, in lengths of the ramp and counted from 1. A ranking loss needs the products of $H$ with a
+few vectors. A small matrix is made and multiplied. The products of a large one are sums over ranges of sorted scores, so they come from
+one sort and prefix sums, in time $O(n \log n)$ and memory $O(n)$.
+
+Only fractions are summed, so that the sums keep their digits however short the ramp is. That of positive $i$ ends at the depth
+$t = d_i + 1/2$; on it, $H_{ij} = t - d_j$ is $\{t\} - \{d_j\}$ where $d_j$ and $t$ have the same whole part, and 1 more before.
 """
 
 import torch
@@ -11,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reference_impl.ops.gradient import with_gradient
-from reference_impl.ops.numerics import widen
+from reference_impl.ops.numerics import is_plain, widen
 
 __all__ = ["Ramps", "Ranking", "SquareRamps", "descending", "pack"]
 
@@ -35,10 +38,10 @@ def descending(score: Float[Tensor, "*batch n"]) -> tuple[Float[Tensor, "*batch 
 def pack(mask: Bool[Tensor, "*batch n"]) -> tuple[Int[Tensor, "*batch k"], Bool[Tensor, "*batch k"] | None]:
     """Indices of the true elements of each row, and which indices these are; None if all.
 
-    Where it costs no wait for the device, and no compiler needs fixed sizes, there are as many indices as the fullest row has. Elsewhere
-    all elements are listed as they stand. No index is listed twice.
+    Where it costs no wait for the device, and no compiler or transform needs fixed sizes, there are as many indices as the fullest row has.
+    Elsewhere all elements are listed as they stand. No index is listed twice.
     """
-    if torch.compiler.is_compiling() or mask.device.type != "cpu":
+    if mask.device.type != "cpu" or not is_plain(mask):
         return torch.arange(mask.shape[-1], device=mask.device).expand_as(mask), mask
     if mask.numel() == mask.shape[-1]:
         return mask.flatten().nonzero().view(*mask.shape[:-1], -1), None
@@ -51,8 +54,8 @@ class Ramps:
     """The matrix $H$ of positives and scores by their depths, known by its products.
 
     Args:
-        positive: depths of the positives.
-        score: depths of the scores; ascending unless the matrix is small.
+        positive: depths of the positives, >= 0.
+        score: depths of the scores, >= 0; ascending unless the matrix is small.
     """
 
     def __init__(self, positive: Float[Tensor, "*batch p"], score: Float[Tensor, "*batch n"]) -> None:
@@ -61,32 +64,35 @@ class Ramps:
         if self.small:
             self.matrix = (positive[..., :, None] + 0.5 - score[..., None, :]).clamp(0, 1)
         else:
-            self.begin, self.end = (torch.searchsorted(score, positive + side) for side in (-0.5, 0.5))
+            end = positive + 0.5
+            self.begin, self.middle, self.end = (torch.searchsorted(score, x) for x in (end - 1, end.floor(), end))
+            self.end_fraction, self.fraction = end.frac(), score.frac()
 
     def times(self, weight: Float[Tensor, "*batch n"] | None = None) -> Float[Tensor, "*batch p"]:
         r"""$\sum_j H_{ij} w_j$, with a weight of 1 by default."""
         if self.small:
             return self.matrix.sum(-1) if weight is None else (self.matrix @ weight[..., None]).squeeze(-1)
         if weight is None:
-            full, within, moment = self.begin, self.end - self.begin, self.score.cumsum(-1)
+            whole, within, moment = self.middle, self.end - self.begin, self.fraction.cumsum(-1)
         else:
-            count, moment = weight.cumsum(-1), (weight * self.score).cumsum(-1)
-            full = _before(count, self.begin)
-            within = _before(count, self.end) - full
-        return full + (self.positive + 0.5) * within - (_before(moment, self.end) - _before(moment, self.begin))
+            count, moment = weight.cumsum(-1), (weight * self.fraction).cumsum(-1)
+            whole, within = _before(count, self.middle), _between(count, self.begin, self.end)
+        return whole + self.end_fraction * within - _between(moment, self.begin, self.end)
 
     def transposed_times(self, weight: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch n"]:
         r"""$\sum_i w_i H_{ij}$ for weights >= 0."""
         if self.small:
             return (weight[..., None, :] @ self.matrix).squeeze(-2)
-        # Over the scores in order, this is piecewise linear in the depth: a term is w before its ramp, w (end - depth) on it, 0 after it.
-        place, end = torch.cat((self.begin, self.end), -1), weight * (self.positive + 0.5)
-        shape = *self.score.shape[:-1], self.score.shape[-1] + 1
+        # Over the scores in order, a term is w before its ramp, then w (1 + end - depth), from the middle w (end - depth), and 0 after it.
+        end, shape = weight * self.end_fraction, (*self.score.shape[:-1], self.score.shape[-1] + 1)
         offset, slope = (
-            self.score.new_zeros(shape).scatter_add_(-1, place, torch.cat((on, off), -1)).cumsum_(-1)[..., :-1]
-            for on, off in ((end - weight, -end), (-weight, weight))
+            self.score.new_zeros(shape).scatter_add_(-1, torch.cat(places, -1), torch.cat(steps, -1)).cumsum_(-1)[..., :-1]
+            for places, steps in (
+                ((self.begin, self.middle, self.end), (end, -weight, -end)),
+                ((self.begin, self.end), (-weight, weight)),
+            )
         )
-        return slope.mul_(self.score).add_(offset).add_(weight.sum(-1, keepdim=True)).clamp_(min=0)
+        return slope.mul_(self.fraction).add_(offset).add_(weight.sum(-1, keepdim=True)).clamp_(min=0)
 
 
 class SquareRamps(Ramps):
@@ -109,14 +115,14 @@ class SquareRamps(Ramps):
         r"""$\sum_k [t_k < t_i] H_{ik} w_k$, for several vectors."""
         if self.small:
             return weight @ self.matrix_of_worse.mT
-        return _sums_of_worse(self.score, self.begin, self.rank, weight)
+        return _sums_of_worse(self, weight)
 
     def transposed_times_worse(self, weight: Float[Tensor, "*batch v p"]) -> Float[Tensor, "*batch v p"]:
         r"""$\sum_i [t_k < t_i] w_i H_{ik}$, for several vectors: `times_worse` in a mirror."""
         if self.small:
             return weight @ self.matrix_of_worse
-        mirrored = SquareRamps(-self.score.flip(-1), -self.quality.flip(-1))
-        return _sums_of_worse(mirrored.score, mirrored.begin, mirrored.rank, weight.flip(-1)).flip(-1)
+        mirrored = SquareRamps(1 + self.score[..., -1:] - self.score.flip(-1), -self.quality.flip(-1))
+        return _sums_of_worse(mirrored, weight.flip(-1)).flip(-1)
 
 
 class Ranking:
@@ -167,9 +173,9 @@ class Ranking:
             self.negative = self.negative.gather(-1, order)
             self.found = None if self.found is None else self.found.gather(-1, order)
 
-        highest = highest.double()
-        deepest = (highest - lowest).div_(2 * delta).add_(1)
-        self.depth, depths = ((highest - x).div_(2 * delta).minimum(deepest).clamp_(min=-1) for x in (own, others))
+        top = highest.double() + 2 * delta
+        deepest = (top - lowest).div_(2 * delta).add_(1)
+        self.depth, depths = ((top - x).div_(2 * delta).minimum(deepest).clamp_(min=0) for x in (own, others))
         self.negatives = Ramps(self.depth, depths)
 
     def of_boxes(self, value: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch p"]:
@@ -210,13 +216,13 @@ def _is_small(positive: Tensor, score: Tensor) -> bool:
     return not torch.compiler.is_compiling() and positive.numel() * score.shape[-1] <= SMALL
 
 
-def _sums_of_worse(depth: Tensor, begin: Tensor, rank: Tensor, weight: Tensor) -> Tensor:
+def _sums_of_worse(ramps: SquareRamps, weight: Tensor) -> Tensor:
     """Sums over the pairs whose upper one has the lower rank, in time O(n log^2 n), for all bits of the ranks at once.
 
     Two ranks first differ in one bit. For each bit, the elements are grouped by the bits before it, and keep their order in a group. There,
     an element whose own bit is 1 has lower ones where the bit is 0, and as much of them as its ramp covers are a range.
     """
-    n = rank.shape[-1]
+    rank, n = ramps.rank, weight.shape[-1]
     if torch.compiler.is_compiling() and n > 2**COMPILED_BITS:
         raise ValueError(f"sorting {n} boxes: expected at most 2**{COMPILED_BITS} where a compiler traces")
     bits = COMPILED_BITS if torch.compiler.is_compiling() else max(n - 1, 1).bit_length()
@@ -228,16 +234,15 @@ def _sums_of_worse(depth: Tensor, begin: Tensor, rank: Tensor, weight: Tensor) -
 
     group = key - order
     start = place.masked_fill(torch.diff(group, prepend=group[..., :1]) == 0, 0).cummax(-1).values
-    begin = torch.searchsorted(key, group + sort(begin))
+    begin, middle = (torch.searchsorted(key, group + sort(x)) for x in (ramps.begin, ramps.middle))
     end = key.new_zeros(*key.shape[:-1], n + 1).scatter_add_(-1, begin, torch.ones_like(begin)).cumsum(-1)[..., :-1]
-    low, depth = sort(rank) >> bit & 1 == 0, sort(depth)
+    low, end_fraction, fraction = sort(rank) >> bit & 1 == 0, sort(ramps.end_fraction), sort(ramps.fraction)
     total = torch.zeros_like(weight)
     for v in range(weight.shape[-2]):
         value = sort(weight[..., v, :]) * low
-        count, moment = value.cumsum(-1), (value * depth).cumsum(-1)
-        full = _before(count, begin)
-        within = (depth + 0.5) * (_before(count, end) - full) - (_before(moment, end) - _before(moment, begin))
-        found = (full - _before(count, start) + within).masked_fill(low, 0)
+        count, moment = value.cumsum(-1), (value * fraction).cumsum(-1)
+        on_ramp = end_fraction * _between(count, begin, end) - _between(moment, begin, end)
+        found = (_between(count, start, middle) + on_ramp).masked_fill(low, 0)
         total[..., v, :] = torch.empty_like(found).scatter(-1, order, found).sum(-2)
     return total
 
@@ -245,6 +250,11 @@ def _sums_of_worse(depth: Tensor, begin: Tensor, rank: Tensor, weight: Tensor) -
 def _before(sums: Tensor, place: Tensor) -> Tensor:
     """The sum of all elements before a place, of prefix sums."""
     return torch.where(place > 0, sums.gather(-1, (place - 1).clamp(min=0)), 0)
+
+
+def _between(sums: Tensor, begin: Tensor, end: Tensor) -> Tensor:
+    """The sum of all elements from one place up to another, of prefix sums."""
+    return _before(sums, end) - _before(sums, begin)
 
 
 def _flip_negative(bits: Tensor) -> Tensor:

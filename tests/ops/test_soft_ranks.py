@@ -24,7 +24,7 @@ def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("spread", [0.1, 3.0, 20.0, 1000.0])
+@pytest.mark.parametrize("spread", [0.1, 3.0, 20.0, 1000.0, 1e9])
 def test_products_are_those_of_the_matrix_of_pairs(device: str, spread: float) -> None:
     score, positive = depths(device, 3, 50, spread=spread), depths(device, 3, 7, spread=spread * 1.1)
     matrix = (positive[..., :, None] - score[..., None, :] + 0.5).clamp(0, 1)
@@ -36,9 +36,10 @@ def test_products_are_those_of_the_matrix_of_pairs(device: str, spread: float) -
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("spread", [5.0, 1e9])
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 50])
-def test_products_with_the_worse_alone(device: str, n: int) -> None:
-    depth, quality, weight = depths(device, 3, n, spread=5.0), (draw(3, n, seed=1) * 6).round().to(device), draw(3, 2, n).to(device)
+def test_products_with_the_worse_alone(device: str, n: int, spread: float) -> None:
+    depth, quality, weight = depths(device, 3, n, spread=spread), (draw(3, n, seed=1) * 6).round().to(device), draw(3, 2, n).to(device)
     matrix = (depth[..., :, None] - depth[..., None, :] + 0.5).clamp(0, 1) * (quality[..., None, :] < quality[..., :, None])
     ramps = SquareRamps(depth, quality)
     torch.testing.assert_close(ramps.times_worse(weight), torch.einsum("bij,bvj->bvi", matrix, weight), rtol=1e-9, atol=1e-9)
@@ -54,6 +55,21 @@ def test_a_distant_score_costs_no_digits(device: str) -> None:
         more = torch.cat((logits - 1000, torch.tensor([[far]], dtype=torch.float64, device=device)))
         ranking = Ranking(more, torch.cat((labels, labels.new_ones(1))), None, delta=1.0)
         torch.testing.assert_close(ranking.negatives.times()[..., :20], plain[..., :20] + count, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_function_transforms(device: str) -> None:
+    """The update is the gradient there, too, for each image of a batch."""
+    logits, labels, iou = draw(3, 12, 2).to(device) * 4, torch.tensor([0, 1, 2] * 4, device=device).expand(3, -1), draw(3, 12).to(device)
+
+    def total(x: Tensor, y: Tensor, t: Tensor) -> Tensor:
+        ranking, sorting = rank_sort_loss(x, y, t)
+        return (ranking + 2 * sorting).sum()
+
+    x = logits.requires_grad_()
+    (expected,) = torch.autograd.grad(total(x, labels, iou), x)
+    torch.testing.assert_close(torch.func.grad(total)(logits.detach(), labels, iou), expected)
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(total))(logits.detach(), labels, iou), expected)
 
 
 def test_a_large_ranking_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
