@@ -1,7 +1,7 @@
 """Functions with one fault each. The tests must report them, or they would not report it in a method either."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reference_impl.ops.checked import checked
@@ -57,6 +57,11 @@ def stays_half(score: Values) -> Values:
 @checked
 def narrows(score: Values) -> Values:
     return score.float() * score.float()
+
+
+@checked
+def takes_long_labels_alone(labels: Int[Tensor, "*batch n"]) -> Values:
+    return torch.nn.functional.one_hot(labels.clamp(0, 1), 2)[..., 0].float()
 
 
 @checked

@@ -225,6 +225,16 @@ def test_types_are_kept(function: Function) -> None:
 
 
 @every_function
+def test_narrow_integers(function: Function) -> None:
+    """Labels, indices and counts may come as int32, too."""
+    for leave_out in variants(function):
+        arguments = make(function, leave_out=leave_out)
+        narrow = {name: x.int() if x.dtype is torch.int64 else x for name, x in arguments.items()}
+        for a, b in zip(call(function, narrow), call(function, arguments), strict=True):
+            torch.testing.assert_close(a, b, check_dtype=False)
+
+
+@every_function
 def test_autocast(function: Function) -> None:
     """Under autocast the result is float32, and the same."""
     arguments = make(function, dtype=torch.float32)
@@ -233,6 +243,34 @@ def test_autocast(function: Function) -> None:
         automatic = call(function, arguments)
     for a, b in zip(automatic, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@every_function
+@pytest.mark.filterwarnings("ignore:There is a performance drop", "ignore:.*non-contiguous")
+def test_vmap_is_a_batch(function: Function) -> None:
+    """`torch.func.vmap` over a leading dimension gives what a batch gives."""
+    if function.__name__ in NO_VMAP:
+        return
+    for leave_out in variants(function):
+        arguments = make(function, leave_out=leave_out)
+        dims = [0 if "*" in tensors(function)[name].dim_str else None for name in arguments]
+        mapped = torch.func.vmap(lambda *x, names=tuple(arguments): tuple(call(function, dict(zip(names, x, strict=True)))), tuple(dims))
+        for a, b in zip(mapped(*arguments.values()), call(function, arguments), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+# They look at what they have found to know whether to go on, or write it into memory that is not mapped.
+NO_VMAP = {
+    "assign_to_branches",
+    "hsd_targets",
+    "iou_uniform",
+    "merge_predictions",
+    "sample_rois",
+    "shape_targets",
+    "snip_ignored_anchors",
+    "sniper",
+    "stage_targets",
+}
 
 
 # Manners
@@ -359,6 +397,8 @@ FAULTS = {
     faulty.stays_half: [test_types_are_kept],
     faulty.narrows: [test_types_are_kept],
     faulty.multiplies_matrices: [test_autocast],
+    faulty.reads_a_number: [test_vmap_is_a_batch],
+    faulty.takes_long_labels_alone: [test_narrow_integers],
     faulty.writes_into_its_input: [test_inputs_are_not_modified],
     faulty.remembers: [test_two_calls_agree],
     faulty.ignores_its_parameter: [test_every_parameter_matters],
@@ -369,7 +409,7 @@ FAULTS = {
 @pytest.mark.parametrize(("function", "tests"), FAULTS.items(), ids=lambda value: getattr(value, "__name__", ""))
 def test_a_fault_is_found(function: Function, tests: list[Function]) -> None:
     for test in tests:
-        with pytest.raises((AssertionError, AttributeError, pytest.fail.Exception, TypeError, ValueError)):
+        with pytest.raises((AssertionError, AttributeError, pytest.fail.Exception, RuntimeError, TypeError, ValueError)):
             test(function)
 
 

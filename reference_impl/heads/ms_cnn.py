@@ -235,7 +235,7 @@ def branch_loss(
     positives, negatives = (x.sum(-1, keepdim=True).to(logits.dtype) for x in (positive, negative))
     share = 1 - (positives > 0).to(logits.dtype) / (1 + ratio)
     weight = torch.where(positive, safe_divide(1 - share, positives), torch.where(negative, safe_divide(share, negatives), 0))
-    by_class = cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view_as(weight)
+    by_class = cross_entropy(logits.flatten(0, -2), labels.flatten().long(), reduction="none").view_as(weight)
     limited = offsets + (_limited(offsets, center_range, size_range) - offsets).detach()
     by_box = smooth_l1_loss(limited, widen(target).to(offsets.dtype), reduction="none").mean(-1)
     by_box = torch.where(positive, safe_divide(by_box, positives), 0)

@@ -35,7 +35,7 @@ def distribution_focal_loss(logits: Float[Tensor, "*batch n bins"], target: Floa
         raise ValueError(f"distribution_focal_loss: `logits` has {last + 1} distances; expected at least 2")
     log_share = widen(logits).log_softmax(-1)
     target = widen(target).clamp(0, last)
-    left = target.long().clamp_(max=last - 1)
+    left = target.long().clamp(max=last - 1)
     share = (target - left).to(log_share.dtype)
     return torch.lerp(entropy_of_class(log_share, left), entropy_of_class(log_share, left + 1), share)
 

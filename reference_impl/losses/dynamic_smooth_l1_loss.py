@@ -91,7 +91,7 @@ def dynamic_beta(
     """
     record, value, beta = widen(record.detach()), widen(value.detach()), widen(beta.detach())
     places = record.shape[-1]
-    record = record.scatter(-1, (step % places)[..., None], value[..., None])
+    record = record.scatter(-1, (step % places).long()[..., None], value[..., None])
     median = record.sort(dim=-1).values[..., places // 2]
     full = (step + 1) % places == 0
     return record, torch.where(full, median.clamp(max=initial), beta), step + 1
