@@ -88,6 +88,17 @@ def ignores_its_parameter(score: Values, *, gamma: float = 2.0) -> Values:
     return widen(score) ** 2
 
 
+@checked
+def takes_any_number(score: Values, *, beta: float = 1.0) -> Values:
+    r"""Divides without a look.
+
+    Args:
+        score: what to divide.
+        beta: $\beta > 0$, by which.
+    """
+    return widen(score) * beta
+
+
 def unchecked(score: Values, valid: Mask) -> Values:
     return torch.where(valid, widen(score), 0)
 

@@ -354,6 +354,17 @@ def test_a_wrong_shape_is_named(function: Function) -> None:
         known |= set(annotation.dim_str.split())
 
 
+@every_function
+def test_a_number_that_is_not_positive_is_named(function: Function) -> None:
+    """Where the docstring asks of a hyper-parameter to be `> 0`."""
+    arguments = make(function)
+    for name in hyper_parameters(function):
+        if re.search(rf" {name}: [^:]*> 0\$", doc(function)):
+            for wrong in (0.0, -1.0, float("nan")):
+                with pytest.raises(ValueError, match=f"^{function.__name__}: `{name}` is {wrong}"):
+                    function(**arguments, **{name: wrong})
+
+
 def wrong_shapes(x: Tensor, dims: list[str], known: set[str]) -> list[Tensor]:
     """Variants of an argument that cannot fit: a fixed size, or one that an earlier argument has set, is another."""
     wrong = [x.new_zeros(())] if dims and not dims[-1].startswith("*") else []
@@ -402,6 +413,7 @@ FAULTS = {
     faulty.writes_into_its_input: [test_inputs_are_not_modified],
     faulty.remembers: [test_two_calls_agree],
     faulty.ignores_its_parameter: [test_every_parameter_matters],
+    faulty.takes_any_number: [test_a_number_that_is_not_positive_is_named],
     faulty.unchecked: [test_a_wrong_shape_is_named, test_a_wrong_type_is_named],
 }
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from reference_impl.ops.checked import checked
+from reference_impl.ops.checked import checked, require_positive
 from reference_impl.ops.numerics import safe_divide, widen
 
 __all__ = ["guided_loss"]
@@ -27,7 +27,11 @@ def guided_loss(loss: Float[Tensor, "*batch n"], *, w_reg: float = 1.0) -> Float
 
     Returns:
         One weight for each task. That of classification is 0 if its loss is 0, and in a batch without foreground, which so teaches nothing.
+
+    Raises:
+        ValueError: `w_reg` is not positive.
     """
+    require_positive("guided_loss", w_reg=w_reg)
     loss = widen(loss.detach())
     classification, others = loss[..., :1], loss[..., 1:]
     ratio = safe_divide(others.sum(-1, keepdim=True), classification)

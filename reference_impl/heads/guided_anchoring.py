@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, pad, relu
 
 from reference_impl.ops.boxes import box_area, box_center, box_size
-from reference_impl.ops.checked import checked
+from reference_impl.ops.checked import checked, require_positive
 from reference_impl.ops.deformable import deformable_conv
 from reference_impl.ops.layout import per_anchor
 from reference_impl.ops.matching import BACKGROUND, IGNORED, best_overlaps
@@ -194,7 +194,11 @@ def shape_loss(pred: Float[Tensor, "*batch n 4"], target: Float[Tensor, "*batch 
 
     Returns:
         Loss of each pair, in [0, 2 - `beta`].
+
+    Raises:
+        ValueError: the shapes differ, or `beta` is not positive.
     """
+    require_positive("shape_loss", beta=beta)
     size, wanted = box_size(widen(pred)), box_size(widen(target))
     error = 1 - safe_divide(torch.minimum(size, wanted), torch.maximum(size, wanted))
     return torch.where(error < beta, error.square() / (2 * beta), error - beta / 2).sum(-1)

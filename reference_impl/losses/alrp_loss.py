@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from reference_impl.ops.checked import checked
+from reference_impl.ops.checked import checked, require_positive
 from reference_impl.ops.numerics import safe_divide, widen
 from reference_impl.ops.soft_ranks import Ramps, Ranking
 
@@ -51,8 +51,7 @@ def alrp_loss(
     Raises:
         ValueError: the shapes of `labels`, `loss` or `valid` are not that of `logits` without its last dimension; `delta` is not positive.
     """
-    if delta <= 0:
-        raise ValueError(f"alrp_loss: `delta` is {delta}; expected a number > 0")
+    require_positive("alrp_loss", delta=delta)
     ranking = Ranking(logits, labels, valid, delta=delta)
     false_positives = ranking.negatives.times()
     positives = Ramps(ranking.depth, ranking.depth)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from reference_impl.ops.checked import checked
+from reference_impl.ops.checked import checked, require_positive
 from reference_impl.ops.soft_ranks import Ramps, Ranking
 
 __all__ = ["ap_loss"]
@@ -43,8 +43,7 @@ def ap_loss(
     Raises:
         ValueError: the shapes of `labels` or `valid` are not that of `logits` without its last dimension, or `delta` is not positive.
     """
-    if delta <= 0:
-        raise ValueError(f"ap_loss: `delta` is {delta}; expected a number > 0")
+    require_positive("ap_loss", delta=delta)
     ranking = Ranking(logits, labels, valid, delta=delta)
     false_positives = ranking.negatives.times()
     rank = Ramps(ranking.depth, ranking.depth).times() + 0.5 + false_positives

@@ -5,7 +5,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from reference_impl.ops.checked import checked
+from reference_impl.ops.checked import checked, require_positive
 from reference_impl.ops.numerics import widen
 
 __all__ = ["balanced_l1_loss"]
@@ -36,8 +36,9 @@ def balanced_l1_loss(
         One loss for each value, >= 0.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or `alpha` or `gamma` is not positive.
     """
+    require_positive("balanced_l1_loss", alpha=alpha, gamma=gamma)
     b = math.exp(gamma / alpha) - 1
     error = (widen(pred) - widen(target)).abs()
     inner = error.clamp(max=1)

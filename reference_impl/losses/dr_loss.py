@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from reference_impl.ops.checked import checked
+from reference_impl.ops.checked import checked, require_positive
 from reference_impl.ops.dense import own_logit_and_mean_of_others
 from reference_impl.ops.numerics import widen
 
@@ -49,8 +49,10 @@ def dr_loss(
         One loss for each image, >= 0. Without foreground $P_+$ is 1, without background $P_-$ is 0; 0 without a valid box.
 
     Raises:
-        ValueError: the shapes of `labels` or `valid` are not that of `logits` without its last dimension.
+        ValueError: the shapes of `labels` or `valid` are not that of `logits` without its last dimension; `lambda_positive`,
+            `lambda_negative` or `sharpness` is not positive.
     """
+    require_positive("dr_loss", lambda_positive=lambda_positive, lambda_negative=lambda_negative, sharpness=sharpness)
     logits = widen(logits)
     own, low = own_logit_and_mean_of_others(logits, labels, valid, lambda_negative)
     of_own = own.sigmoid()

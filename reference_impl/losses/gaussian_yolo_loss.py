@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from reference_impl.ops.checked import checked
+from reference_impl.ops.checked import checked, require_positive
 from reference_impl.ops.numerics import widen
 
 __all__ = ["gaussian_yolo_loss", "gaussian_yolo_score"]
@@ -37,8 +37,9 @@ def gaussian_yolo_loss(
         One loss for each value. It may be negative, but not below $-\frac12 \ln(1 / (\sqrt{2\pi}\,c) + \epsilon)$.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or `epsilon` is not positive.
     """
+    require_positive("gaussian_yolo_loss", epsilon=epsilon)
     deviation = widen(deviation)
     deviation = deviation.clamp(min=torch.finfo(deviation.dtype).eps)
     standardised = (widen(pred) - widen(target)) / deviation

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from reference_impl.ops.checked import checked
+from reference_impl.ops.checked import checked, require_positive
 from reference_impl.ops.density import bin_counts, bin_index, inverse_density
 from reference_impl.ops.numerics import widen
 
@@ -26,7 +26,11 @@ def authentic_smooth_l1(pred: Float[Tensor, "*n"], target: Float[Tensor, "*n"], 
 
     Returns:
         One loss for each element, >= 0.
+
+    Raises:
+        ValueError: the shapes differ, or `mu` is not positive.
     """
+    require_positive("authentic_smooth_l1", mu=mu)
     d, root = _error(pred, target, mu)
     return d * (d / (root + mu))
 
@@ -62,8 +66,9 @@ def ghm_r(
         One loss for each element, >= 0.
 
     Raises:
-        ValueError: the shapes of `pred`, `target` and `valid` differ.
+        ValueError: the shapes of `pred`, `target` and `valid` differ, or `mu` is not positive.
     """
+    require_positive("ghm_r", mu=mu)
     gradient, valid = _gradient_norm(pred, target, mu), _all_valid(pred, valid)
     counts = bin_counts(gradient, valid, bins=bins) if counts is None else counts
     count = counts.gather(-1, bin_index(gradient, bins=counts.shape[-1]))
@@ -81,18 +86,22 @@ def ghm_r_counts(
     mu: float = 0.02,
     bins: int = 10,
 ) -> Int[Tensor, "*batch bins"]:
-    """The counts that `ghm_r` makes by itself, to be summed over processes or averaged over iterations first.
+    r"""The counts that `ghm_r` makes by itself, to be summed over processes or averaged over iterations first.
 
     Args:
         pred: as for `ghm_r`.
         target: as for `ghm_r`.
         valid: as for `ghm_r`.
-        mu: as for `ghm_r`.
+        mu: $\mu > 0$, as for `ghm_r`.
         bins: number of bins $M$.
 
     Returns:
         Valid elements in each bin of the gradient norm.
+
+    Raises:
+        ValueError: the shapes of `pred`, `target` and `valid` differ, or `mu` is not positive.
     """
+    require_positive("ghm_r_counts", mu=mu)
     return bin_counts(_gradient_norm(pred, target, mu), _all_valid(pred, valid), bins=bins)
 
 

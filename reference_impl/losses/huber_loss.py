@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from reference_impl.ops.checked import checked
+from reference_impl.ops.checked import checked, require_positive
 from reference_impl.ops.numerics import widen
 
 __all__ = ["huber_loss"]
@@ -29,8 +29,9 @@ def huber_loss(pred: Float[Tensor, "*n"], target: Float[Tensor, "*n"], *, delta:
         One loss for each value, >= 0.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or `delta` is not positive.
     """
+    require_positive("huber_loss", delta=delta)
     error = (widen(pred) - widen(target)).abs()
     inner = error.clamp(max=delta)
     return inner * torch.sub(error, inner, alpha=0.5)

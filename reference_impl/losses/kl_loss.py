@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from reference_impl.ops.boxes import box_iou
-from reference_impl.ops.checked import checked
+from reference_impl.ops.checked import checked, require_positive
 from reference_impl.ops.numerics import widen
 
 __all__ = ["kl_loss", "variance_voting"]
@@ -73,8 +73,9 @@ def variance_voting(
         The new boxes. One that no prediction overlaps stays as it is.
 
     Raises:
-        ValueError: the shapes do not fit together.
+        ValueError: the shapes do not fit together, or `sigma_t` is not positive.
     """
+    require_positive("variance_voting", sigma_t=sigma_t)
     boxes, pred, log_variance = widen(boxes), widen(pred), widen(log_variance)
     iou = box_iou(boxes[..., :, None, :], pred[..., None, :, :])
     votes = iou > 0 if among is None else (iou > 0) & among

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from reference_impl.ops.checked import checked
+from reference_impl.ops.checked import checked, require_positive
 from reference_impl.ops.soft_ranks import Ranking, SquareRamps
 
 __all__ = ["rank_sort_loss"]
@@ -52,8 +52,7 @@ def rank_sort_loss(
     Raises:
         ValueError: the shapes of `labels`, `iou` or `valid` are not that of `logits` without its last dimension; `delta` is not positive.
     """
-    if delta <= 0:
-        raise ValueError(f"rank_sort_loss: `delta` is {delta}; expected a number > 0")
+    require_positive("rank_sort_loss", delta=delta)
     ranking = Ranking(logits, labels, valid, delta=delta)
     quality = ranking.of_boxes(iou.detach().double())
     positives = SquareRamps(ranking.depth, quality)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from reference_impl.ops.checked import checked
+from reference_impl.ops.checked import checked, require_positive
 from reference_impl.ops.numerics import widen
 
 __all__ = ["smooth_l1_loss"]
@@ -30,8 +30,9 @@ def smooth_l1_loss(pred: Float[Tensor, "*n"], target: Float[Tensor, "*n"], *, be
         One loss for each value, >= 0.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or `beta` is not positive.
     """
+    require_positive("smooth_l1_loss", beta=beta)
     error = (widen(pred) - widen(target)).abs()
     inner = error.clamp(max=beta)
     return torch.addcmul(error - inner, inner, inner, value=0.5 / beta)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-__all__ = ["checked"]
+__all__ = ["checked", "require_positive"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Sizes = dict[str, Any]
@@ -45,6 +45,13 @@ def checked(function: F) -> F:
     wrapper.__defaults__, wrapper.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
     functools.update_wrapper(wrapper, function)
     return wrapper
+
+
+def require_positive(function: str, **parameters: float) -> None:
+    """Make `function` raise `ValueError` where one of its hyper-parameters is not above 0."""
+    for name, value in parameters.items():
+        if not value > 0:
+            raise ValueError(f"{function}: `{name}` is {value}; expected a number > 0")
 
 
 def _wrapper(name: str, signature: inspect.Signature, looked_at: list[str]) -> Callable[..., Any]:
