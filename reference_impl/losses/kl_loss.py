@@ -42,7 +42,7 @@ def kl_loss(pred: Float[Tensor, "*n"], target: Float[Tensor, "*n"], log_variance
     error = (widen(pred) - widen(target)).abs()
     inner = error.clamp(max=1)
     precision = (-log_variance).clamp(max=math.log(torch.finfo(log_variance.dtype).max) / 2).exp()
-    smooth_l1 = torch.addcmul(error - inner, inner, inner, value=0.5)
+    smooth_l1 = inner * torch.sub(error, inner, alpha=0.5)
     return torch.add(precision * smooth_l1, log_variance, alpha=0.5)
 
 

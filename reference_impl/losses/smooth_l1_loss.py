@@ -35,4 +35,4 @@ def smooth_l1_loss(pred: Float[Tensor, "*n"], target: Float[Tensor, "*n"], *, be
     require_positive("smooth_l1_loss", beta=beta)
     error = (widen(pred) - widen(target)).abs()
     inner = error.clamp(max=beta)
-    return torch.addcmul(error - inner, inner, inner, value=0.5 / beta)
+    return inner / beta * torch.sub(error, inner, alpha=0.5)

@@ -65,6 +65,12 @@ def test_smooth_l1_is_torchs_and_beta_times_it_is_hubers(beta: float, device: st
     torch.testing.assert_close(beta * ours, huber_loss(x, zero, reduction="none", delta=beta))
 
 
+def test_the_smallest_errors_of_smooth_l1_pull_in_proportion(device: str) -> None:
+    """In float32, too, where one and an error this small is one."""
+    x = torch.tensor([1e-8, -1e-6, 1e-4], device=device)
+    torch.testing.assert_close(slope(smooth_l1_loss, x, beta=0.5), 2 * x, rtol=1e-6, atol=0)
+
+
 def test_smooth_l1_becomes_l1_for_a_small_beta(device: str) -> None:
     x = errors(device)
     torch.testing.assert_close(smooth_l1_loss(x, torch.zeros_like(x), beta=1e-300), l1_loss(x, torch.zeros_like(x)))

@@ -31,6 +31,14 @@ def test_the_best_variance_is_twice_the_smooth_l1_of_the_error(error: float, dev
         assert kl_loss(x, torch.zeros_like(x), best + step) > loss
 
 
+def test_a_sure_coordinate_pulls_in_proportion_to_the_smallest_error(device: str) -> None:
+    """In float32, too, where a rounding error would count as often as the error."""
+    x = torch.tensor([1e-8, -1e-6, 1e-4], device=device, requires_grad=True)
+    kl_loss(x, torch.zeros(3, device=device), torch.full((3,), -10.0, device=device)).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, x.detach() * torch.tensor(10.0, device=device).exp(), rtol=1e-5, atol=0)
+
+
 def test_an_unsure_coordinate_has_less_gradient(device: str) -> None:
     x = torch.tensor([0.5, 0.5, 0.5], device=device, requires_grad=True)
     kl_loss(x, torch.zeros(3, device=device), torch.tensor([-1.0, 0.0, 1.0], device=device)).sum().backward()
