@@ -14,26 +14,35 @@ MANY = 2**15
 
 
 def descending_order(value: Float[Tensor, "*batch n"], among: Bool[Tensor, "*batch n"] | None = None) -> Int[Tensor, "*batch n"]:
-    """Indices that sort the values from high to low; the earlier element comes first in a tie, and what is not `among` them last."""
-    value = widen(value.detach())
+    """Indices that sort the values from high to low; the earlier element comes first in a tie, and what is not `among` them last.
+
+    What is not a number ranks with minus infinity.
+    """
+    value = widen(value.detach()).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     if value.shape[-1] < MANY or value.device.type != "cpu":
-        # Not a number is sorted behind all numbers.
+        # A sort puts what is not a number behind all numbers.
         return (-value if among is None else (-value).masked_fill_(~among, torch.nan)).argsort(stable=True)
-    key = _integer_image(value, value.isnan() if among is None else value.isnan().logical_or_(~among))
+    key = _integer_image(value)
+    if among is not None:
+        key = torch.maximum(key, _least_or_most(~among, key.dtype))
     if key.dim() == 1:
         return key.argsort(stable=True)
     rows = [row.argsort(stable=True) for row in key.reshape(-1, key.shape[-1])]
     return torch.stack(rows).view(value.shape) if rows else torch.empty_like(key, dtype=torch.int64)
 
 
-def _integer_image(value: Tensor, last: Tensor) -> Tensor:
-    """Integers in the opposite order of the floats, without a choice for each element; the highest one for what is to come last."""
+def _integer_image(value: Tensor) -> Tensor:
+    """Integers in the opposite order of the floats, without a choice for each element, which takes a processor longer than arithmetic."""
     integer = torch.int64 if value.dtype == torch.float64 else torch.int32
     limits = torch.iinfo(integer)
     # A float is a sign and a magnitude, which grows downwards below zero. Zero has both signs, but not as a sum.
     bits = (value + 0.0).contiguous().view(integer)
-    key = (bits ^ ((bits >> (limits.bits - 1)) & limits.max)).bitwise_not_()
-    return torch.maximum(key, last.to(integer).neg_().bitwise_xor_(limits.min))
+    return (bits ^ ((bits >> (limits.bits - 1)) & limits.max)).bitwise_not_()
+
+
+def _least_or_most(most: Tensor, integer: torch.dtype) -> Tensor:
+    """The highest number of a dtype, or else the lowest."""
+    return most.to(integer).neg_().bitwise_xor_(torch.iinfo(integer).min)
 
 
 @checked

@@ -73,6 +73,15 @@ def test_groups_are_suppressed_as_if_alone_wherever_they_lie(device: str) -> Non
     assert together.equal(alone)
 
 
+def test_a_score_that_is_no_number_makes_nothing_valid(device: str) -> None:
+    """Such a box goes last; the rounds of a device and the blocks of a CPU agree."""
+    boxes = torch.arange(6, device=device)[:, None] * 10 + torch.tensor([0.0, 0.0, 5.0, 5.0], device=device)
+    scores = torch.tensor([0.1, torch.nan, 0.3, -torch.nan, 0.5, 0.6], device=device)
+    valid = torch.tensor([False, True, True, True, False, True], device=device)
+    assert nms(boxes, scores, valid, limit=6).equal(valid)
+    assert nms(boxes, scores, valid, limit=2).nonzero().squeeze(-1).tolist() == [2, 5]
+
+
 def test_any_similarity_will_do(device: str) -> None:
     """Generalized IoU of boxes apart is negative, and there are thresholds for that."""
     boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [3.0, 0.0, 5.0, 2.0], [10.0, 0.0, 12.0, 2.0]], device=device)

@@ -96,3 +96,15 @@ def test_of_many_the_same_are_taken(count: int, device: str, monkeypatch: pytest
     assert take(score[:, :0], among[:, :0], count).shape == (6, 0)
     unknown = torch.cat((torch.full_like(score, torch.nan), score), -1)
     assert take(unknown, torch.cat((among, among), -1), count)[:, 60:].equal(expected)
+
+
+@pytest.mark.parametrize("many", [1, 2**15])
+def test_a_candidate_without_a_number_is_taken_last(many: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But it is taken where there is room, and nothing that is no candidate in its place."""
+    for module in ("select", "ranks"):
+        monkeypatch.setattr(f"reference_impl.ops.{module}.MANY", many)
+    score = torch.tensor([torch.nan, 1.0, torch.nan, 3.0, torch.nan, 2.0], device=device)
+    among = torch.tensor([False, True, False, False, True, True], device=device)
+    for count, expected in ((0, []), (1, [5]), (2, [1, 5]), (3, [1, 4, 5]), (9, [1, 4, 5])):
+        assert take(score, among, count).nonzero().squeeze(-1).tolist() == expected
+        assert take(score, among, torch.tensor([count], device=device)).nonzero().squeeze(-1).tolist() == expected
