@@ -22,7 +22,7 @@ def ps_roi_pool(
 
     Args:
         maps: `m = c bins bins` of them; those of one channel lie together, row by row of the parts.
-        boxes: absolute `(x1, y1, x2, y2)` in pixels, rounded here to whole ones and made at least one wide and high.
+        boxes: absolute `(x1, y1, x2, y2)` in pixels, rounded here to whole ones, halves up, and made at least one wide and high.
         bins: number of parts of a box in either direction.
         stride: pixels from one cell to the next.
 
@@ -37,7 +37,7 @@ def ps_roi_pool(
         raise ValueError(f"ps_roi_pool: {m} maps are not the same number for each of {bins} x {bins} parts")
     maps = widen(maps)
     table = pad(maps.double(), (1, 0, 1, 0)).cumsum(-1).cumsum(-2).reshape(*batch, m // bins**2, bins, bins, -1)
-    corners = widen(boxes.detach()).round().long()
+    corners = (widen(boxes.detach()) + 0.5).floor().long()
     left, right = _parts(corners[..., 0], corners[..., 2], bins, stride, width)
     top, bottom = _parts(corners[..., 1], corners[..., 3], bins, stride, height)
 

@@ -41,6 +41,13 @@ def test_a_part_reads_its_own_map_alone(device: str) -> None:
         assert changed.nonzero().flatten().tolist() == [m]
 
 
+def test_halves_of_a_pixel_are_rounded_up(device: str) -> None:
+    """As in C for what lies inside an image, not to even numbers: moving a box by a pixel moves what it reads by a cell."""
+    maps = torch.arange(12.0, device=device).view(1, 1, 1, 12)
+    regions = torch.tensor([[[0.5, 0.0, 2.5, 1.0], [1.5, 0.0, 3.5, 1.0], [2.5, 0.0, 4.5, 1.0]]], device=device)
+    assert ps_roi_pool(maps, regions, bins=1, stride=1).flatten().tolist() == [1.5, 2.5, 3.5]
+
+
 def test_an_even_map_is_its_value(device: str) -> None:
     maps = torch.full((2, 9, 6, 8), 1.25, device=device)
     found = ps_roi_pool(maps, boxes(30, device), bins=3)
