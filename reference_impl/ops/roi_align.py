@@ -270,8 +270,10 @@ def _running(at: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
 
     A hat function that lies before the point has integral 1, so the integral is a running sum, but for the two hats that the point cuts.
     """
-    cell = at.detach().floor().clamp(min=-2).minimum(cells[..., None].to(at.dtype))
-    share = (at - cell).clamp(0, 1)
+    last = cells[..., None].to(at.dtype)
+    at = at.clamp(min=-2).minimum(last + 1)
+    cell = at.detach().floor().minimum(last)
+    share = at - cell
     weight = torch.stack(((1 - share).square() / 2, 0.5 + share - share.square(), share.square() / 2), -1)
     index = cell.long()[..., None] + torch.arange(3, device=at.device)
     return index.clamp(min=0).minimum(cells[..., None, None]), weight

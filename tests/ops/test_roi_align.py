@@ -144,6 +144,14 @@ def test_gradients(pool: Callable[..., Tensor], how: dict[str, Any], device: str
         assert torch.autograd.grad(run(features, boxes).sum(), boxes, allow_unused=True) == (None,)
 
 
+@pytest.mark.parametrize("pool", [precise_roi_pool, among_many], ids=["of few boxes", "of many boxes"])
+def test_the_gradient_of_a_border_on_the_centre_of_a_cell(pool: Callable[..., Tensor], device: str) -> None:
+    """There, and one cell beyond the map, the pieces of the integral meet without a kink."""
+    features, _ = (x.to(device) for x in maps_and_boxes(2))
+    boxes = torch.tensor([[-4.0, 0.0, 8.0, 36.0], [4.0, -8.0, 52.0, 32.0]], dtype=torch.float64, device=device)[:, None].requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: pool(features, x, scale=0.25, size=2), (boxes,))
+
+
 def test_moving_a_box_uphill(device: str) -> None:
     """The gradient with respect to the box leads it from a distance onto what stands out on the map."""
     features = torch.zeros(1, 1, 16, 16, dtype=torch.float64, device=device)
