@@ -74,6 +74,11 @@ def writes_into_its_input(score: Values) -> Values:
     return score.clamp_(min=0.5)
 
 
+@checked
+def reads_memory_in_order(score: Values) -> Values:
+    return widen(score.as_strided(score.shape, torch.empty(score.shape).stride()))
+
+
 _calls: list[int] = []
 
 

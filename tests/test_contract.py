@@ -287,6 +287,18 @@ def test_inputs_are_not_modified(function: Function) -> None:
 
 
 @every_function
+def test_how_numbers_are_stored_does_not_matter(function: Function) -> None:
+    """Integers of 32 bits, and elements that are no neighbours in memory."""
+    for leave_out in variants(function):
+        arguments = make(function, leave_out=leave_out)
+        narrow = {name: x.int() if x.dtype is torch.int64 else x for name, x in arguments.items()}
+        turned = {name: x.transpose(0, -1).contiguous().transpose(0, -1) for name, x in arguments.items()}
+        for given in (narrow, turned):
+            for result, expected in zip(call(function, given), call(function, arguments), strict=True):
+                torch.testing.assert_close(result, expected, check_dtype=False)
+
+
+@every_function
 def test_two_calls_agree(function: Function) -> None:
     """The result depends on the arguments alone; random numbers come from torch's generator where none are given."""
     arguments = make(function)
@@ -411,6 +423,7 @@ FAULTS = {
     faulty.reads_a_number: [test_vmap_is_a_batch],
     faulty.takes_long_labels_alone: [test_narrow_integers],
     faulty.writes_into_its_input: [test_inputs_are_not_modified],
+    faulty.reads_memory_in_order: [test_how_numbers_are_stored_does_not_matter],
     faulty.remembers: [test_two_calls_agree],
     faulty.ignores_its_parameter: [test_every_parameter_matters],
     faulty.takes_any_number: [test_a_number_that_is_not_positive_is_named],

@@ -57,7 +57,7 @@ def draw_classes(noise: Float[Tensor, "*batch m"], counts: Int[Tensor, "*batch c
     """
     present = (counts > 0).long().cumsum(-1)
     index = (widen(noise) * present[..., -1:]).long()
-    return torch.searchsorted(present, index + 1)
+    return torch.searchsorted(present, (index + 1).contiguous())
 
 
 @checked
