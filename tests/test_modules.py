@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from tests.conftest import DEVICES
 from tests.inputs import CATALOG
 from tools.assemble import BACKBONE, assemble
+from tools.golden import Case, arguments, cases, parameters, resolve, tensor_annotation
 
 PYRAMIDS = [id for id, method in CATALOG.implemented.items() if method.pyramid]
 every_pyramid = pytest.mark.parametrize("id", PYRAMIDS)
@@ -102,3 +104,17 @@ def test_wrong_levels_are_named(id: str) -> None:
         module([torch.cat((given[0], given[0]), 1), *given[1:]])
     with pytest.raises(TypeError, match=r"`levels\[0\]` is torch.int64; expected"):
         module([given[0].long(), *given[1:]])
+
+
+MODULES = {resolve(case.id, case.golden.call): case for case in cases(CATALOG) if isinstance(resolve(case.id, case.golden.call), type)}
+
+
+@pytest.mark.parametrize("case", MODULES.values(), ids=lambda case: case.name)
+def test_no_images(case: Case) -> None:
+    """As many as there are give outputs of the same shapes, but for their number. Lists are of levels."""
+    make = resolve(case.id, case.golden.call)
+    module, given = make(**case.golden.init).eval(), arguments(CATALOG, make, case.golden.args, torch.float32)
+    batched = [name for name, p in parameters(make).items() if (kind := tensor_annotation(p.annotation)) and kind.dim_str.startswith("b ")]
+    none = {name: tree_map_only(Tensor, lambda y: y[:0], x) if isinstance(x, list) or name in batched else x for name, x in given.items()}
+    found, expected = ([y for y in tree_leaves(module(**inputs)) if isinstance(y, Tensor)] for inputs in (none, given))
+    assert [x.shape[1:] for x in found] == [y.shape[1:] for y in expected]

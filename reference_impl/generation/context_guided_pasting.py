@@ -161,8 +161,8 @@ class ContextNetwork(nn.Module):
         features = move_box(seen, frames, whole, height=self.size, width=self.size).to(image.dtype).flatten(0, 1)
         for layer in self.layers:
             features = layer(features).relu()
-        logits: Tensor = self.classifier(features.mean((-2, -1)))
-        return logits.view(*boxes.shape[:2], -1)
+        logits: Tensor = self.classifier(features.mean((-2, -1))).unflatten(0, boxes.shape[:2])
+        return logits
 
 
 @checked

@@ -74,4 +74,5 @@ class MetaAnchor(nn.Module):
         groups = weight.shape[0]
         grouped = features.reshape(images // groups, groups * channels, height, width)
         maps = conv2d(grouped, weight.flatten(0, 2), bias.flatten(), padding=self.padding, groups=groups)
-        return per_anchor(maps.reshape(images, -1, height, width), anchors=prior.shape[0])
+        anchors = prior.shape[0]
+        return per_anchor(maps.reshape(images, anchors * self.outputs, *maps.shape[-2:]), anchors=anchors)

@@ -223,8 +223,8 @@ class OverFeat(nn.Module):
         dense = max_pool2d(features, step, stride=1)[..., : rows * step, : columns * step]
         of_offsets = pixel_unshuffle(dense, step).view(images, self.channels, step**2, rows, columns).transpose(1, 2).flatten(0, 1)
         logits, edges = (self._interleaved(layers(of_offsets), images) for layers in (self.classify, self.regress))
-        found = per_anchor(edges, anchors=self.regressors)
-        return per_anchor(logits, anchors=1), found.view(images, -1, self.regressors, 4)
+        classes, found = per_anchor(logits, anchors=1), per_anchor(edges, anchors=self.regressors)
+        return classes, found.view(images, classes.shape[1], self.regressors, 4)
 
     def windows(self, height: int, width: int, *, scale: float = 1.0) -> Float[Tensor, "n 4"]:
         """What each location of the output sees: boxes in pixels of an image that was brought to `scale` times its size.

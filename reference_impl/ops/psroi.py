@@ -36,7 +36,8 @@ def ps_roi_pool(
     if m % bins**2:
         raise ValueError(f"ps_roi_pool: {m} maps are not the same number for each of {bins} x {bins} parts")
     maps = widen(maps)
-    table = pad(maps.double(), (1, 0, 1, 0)).cumsum(-1).cumsum(-2).reshape(*batch, m // bins**2, bins, bins, -1)
+    table = pad(maps.double(), (1, 0, 1, 0)).cumsum(-1).cumsum(-2)
+    table = table.reshape(*batch, m // bins**2, bins, bins, (height + 1) * (width + 1))
     corners = (widen(boxes.detach()) + 0.5).floor().long()
     left, right = _parts(corners[..., 0], corners[..., 2], bins, stride, width)
     top, bottom = _parts(corners[..., 1], corners[..., 3], bins, stride, height)
