@@ -15,6 +15,7 @@ from tools.golden import Case, arguments, cases, parameters, resolve, tensor_ann
 
 PYRAMIDS = [id for id, method in CATALOG.implemented.items() if method.pyramid]
 every_pyramid = pytest.mark.parametrize("id", PYRAMIDS)
+MODULES = {resolve(case.id, case.golden.call): case for case in cases(CATALOG) if isinstance(resolve(case.id, case.golden.call), type)}
 
 NARROW = 16
 IMAGE, ODD_IMAGE = (800, 1333), (333, 500)
@@ -104,9 +105,6 @@ def test_wrong_levels_are_named(id: str) -> None:
         module([torch.cat((given[0], given[0]), 1), *given[1:]])
     with pytest.raises(TypeError, match=r"`levels\[0\]` is torch.int64; expected"):
         module([given[0].long(), *given[1:]])
-
-
-MODULES = {resolve(case.id, case.golden.call): case for case in cases(CATALOG) if isinstance(resolve(case.id, case.golden.call), type)}
 
 
 @pytest.mark.parametrize("case", MODULES.values(), ids=lambda case: case.name)

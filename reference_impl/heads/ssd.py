@@ -72,6 +72,9 @@ class SSD(nn.Module):
         super().__init__()
         if len(ratios) < 3:
             raise ValueError(f"SSD: `ratios` has {len(ratios)} levels; expected at least 3")
+        for name, given in (("channels", channels), ("strides", strides)):
+            if given is not None and len(given) != len(ratios):
+                raise ValueError(f"SSD: `{name}` has {len(given)} levels; expected {len(ratios)}, as `ratios`")
         step = math.floor((largest - smallest) / (len(ratios) - 2) * 10**decimals + 1e-6) / 10**decimals
         scales = [finest, *(smallest + step * k for k in range(len(ratios)))]
         self.shapes = [_shapes(s, above, of_level) for s, above, of_level in zip(scales, scales[1:], ratios, strict=False)]

@@ -85,7 +85,9 @@ def _groups(x: Tensor, offsets: Tensor, weight: Tensor, mask: Tensor | None, str
     size = tuple((side + 2 * padding - r) // stride + 1 for side, r in zip(x.shape[-2:], reach, strict=True))
     groups = max(offsets.shape[1] // (2 * taps), 1)
     if offsets.shape[1:] != (groups * 2 * taps, *size) or x.shape[1] % groups:
-        expected = f"({x.shape[0]}, {2 * taps}, {size[0]}, {size[1]}), or a multiple of {2 * taps} for groups of channels"
+        expected = (
+            f"({x.shape[0]}, {2 * taps}, {size[0]}, {size[1]}), or {2 * taps} for each of some equal groups of the {x.shape[1]} channels"
+        )
         raise ValueError(f"deformable_conv: `offsets` has shape {tuple(offsets.shape)}; expected {expected}")
     if mask is not None and mask.shape[1] != groups * taps:
         raise ValueError(f"deformable_conv: `mask` has {mask.shape[1]} channels; expected {groups * taps}")

@@ -55,6 +55,9 @@ def roi_align(
 
     Returns:
         The grid of each box, in the dtype of the features.
+
+    Raises:
+        ValueError: `samples` is below 1. Elsewhere 0 or -1 may stand for what None is here.
     """
     return _align([features], boxes, torch.zeros_like(boxes[..., 0], dtype=torch.int64), [scale], size, samples, aligned)
 
@@ -168,6 +171,8 @@ def _check(function: str, levels: Sequence[Tensor], scales: Sequence[float]) -> 
 def _align(
     levels: Sequence[Tensor], boxes: Tensor, level: Tensor, scales: Sequence[float], size: int, samples: int | None, aligned: bool
 ) -> Tensor:
+    if samples is not None and samples < 1:
+        raise ValueError(f"roi_align: `samples` is {samples}; expected at least 1, or None for as many as fit")
     features = [widen(x) for x in levels]
     dtype = torch.promote_types(widen(boxes).dtype, features[0].dtype)
     placed = boxes.detach().to(dtype) * _of_level(level, scales, dtype)[..., None]

@@ -29,10 +29,15 @@ class BalancedFeaturePyramid(nn.Module):
         refine_level: the level, counted from the finest as 0, at whose size the mean is taken.
         refine: whether the mean is refined; without that the method has no parameters at all.
         attend: whether by the non-local block; otherwise by the convolution.
+
+    Raises:
+        ValueError: there is no level `refine_level`.
     """
 
     def __init__(self, levels: int, *, width: int = 256, refine_level: int = 2, refine: bool = True, attend: bool = True) -> None:
         super().__init__()
+        if not 0 <= refine_level < levels:
+            raise ValueError(f"BalancedFeaturePyramid: `refine_level` is {refine_level}; expected 0 to {levels - 1}")
         self.channels, self.refine_level = (width,) * levels, refine_level
         self.refine = nn.Identity() if not refine else _NonLocal(width) if attend else _convolution(width)
 

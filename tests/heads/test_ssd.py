@@ -81,9 +81,13 @@ def test_decoding_undoes_encoding(device: str) -> None:
     torch.testing.assert_close(decode_offsets(encode_offsets(boxes, anchors), anchors), boxes)
 
 
-def test_too_few_levels_are_named() -> None:
+def test_levels_that_do_not_fit_are_named() -> None:
     with pytest.raises(ValueError, match="`ratios` has 2 levels; expected at least 3"):
         SSD([1, 1], [[2.0], [2.0]], 1)
+    with pytest.raises(ValueError, match="`channels` has 2 levels; expected 3"):
+        SSD([1, 1], [[2.0], [2.0], [2.0]], 1)
+    with pytest.raises(ValueError, match="`strides` has 2 levels; expected 3"):
+        SSD([1, 1, 1], [[2.0], [2.0], [2.0]], 1, [8, 16])
 
 
 def test_coarser_levels_answer_for_larger_objects(device: str) -> None:

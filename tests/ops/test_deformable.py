@@ -104,6 +104,8 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         deformable_conv(x, offsets[:, :10], weight, padding=1)
     with pytest.raises(ValueError, match="`offsets`"):
         deformable_conv(x, offsets, weight)
+    with pytest.raises(ValueError, match=f"12 for each of some equal groups of the {x.shape[1]} channels"):
+        deformable_conv(x, offsets.repeat(1, x.shape[1] + 1, 1, 1), weight, padding=1)
     with pytest.raises(ValueError, match="`mask` has 5 channels; expected 6"):
         deformable_conv(x, offsets, weight, bias, mask[:, :5], padding=1)
 

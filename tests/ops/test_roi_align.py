@@ -242,6 +242,13 @@ def test_large_boxes_are_pooled_from_coarse_levels(device: str) -> None:
     assert roi_align_by_size(levels[1:2], boxes, scale=0.25, finest_size=112.0)[0, :, 0, 0, 0].round().eq(1).all()
 
 
+@pytest.mark.parametrize("samples", [0, -1])
+def test_no_samples_are_named(samples: int) -> None:
+    """torchvision and detectron2 mean as many as fit by that."""
+    with pytest.raises(ValueError, match=f"`samples` is {samples}; expected at least 1, or None"):
+        roi_align(torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 4), scale=0.5, samples=samples)
+
+
 def test_levels_that_do_not_fit_are_named() -> None:
     boxes, level = torch.zeros(1, 2, 4), torch.zeros(1, 2, dtype=torch.int64)
     with pytest.raises(ValueError, match="2 `levels`, but 1 `scales`"):

@@ -76,3 +76,9 @@ def test_it_learns(device: str, attend: bool) -> None:
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 1.5
+
+
+@pytest.mark.parametrize("level", [-1, 3])
+def test_a_level_that_is_not_there_is_named(level: int) -> None:
+    with pytest.raises(ValueError, match=rf"`refine_level` is {level}; expected 0 to 2"):
+        BalancedFeaturePyramid(3, width=4, refine_level=level)
