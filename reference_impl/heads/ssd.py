@@ -15,7 +15,7 @@ from reference_impl.ops.layout import per_anchor
 from reference_impl.ops.levels import check_levels
 from reference_impl.ops.matching import match
 from reference_impl.ops.nms import nms_per_class
-from reference_impl.ops.numerics import entropy_of_class, widen
+from reference_impl.ops.numerics import entropy_of_class, is_plain, widen
 from reference_impl.ops.select import take
 
 __all__ = ["SSD", "decode_offsets", "encode_offsets", "ssd_detections", "ssd_loss", "ssd_targets"]
@@ -288,7 +288,7 @@ def _best_pairs(overlap: Tensor) -> Tensor:
         state = while_loop(goes_on, settle, state)  # type: ignore[no-untyped-call]
     else:
         for _ in range(min(m, n)):
-            if overlap.device.type == "cpu" and not goes_on(*state):
+            if overlap.device.type == "cpu" and is_plain(overlap) and not goes_on(*state):
                 break
             state = settle(*state)
     return state[0][..., :n]
@@ -326,7 +326,7 @@ def ssd_loss(
     background = logits.shape[-1] - 1
     valid = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
     positive = valid & (labels < background)
-    class_loss = entropy_of_class(logits.log_softmax(-1), labels.clamp(0, background))
+    class_loss = entropy_of_class(logits.log_softmax(-1), labels.long().clamp(0, background))
     negative = take(class_loss.detach(), valid & ~positive, ratio * positive.sum(-1, keepdim=True))
     box_loss = smooth_l1_loss(offsets, targets, reduction="none").sum(-1)
     return class_loss.where(positive | negative, 0), box_loss.where(positive, 0)

@@ -7,6 +7,7 @@ from torch._higher_order_ops.while_loop import while_loop
 from torch.nn.functional import pad
 
 from reference_impl.ops.checked import checked
+from reference_impl.ops.numerics import is_plain
 
 __all__ = ["connected_components"]
 
@@ -16,7 +17,7 @@ def connected_components(mask: Bool[Tensor, "*batch h w"]) -> Int[Tensor, "*batc
     """Which pixels hang together; those that touch at a corner do.
 
     Each pixel points at a later one of its group, at first at itself, and in rounds at ever later ones, until all point at the last. The
-    CPU and a compiled loop stop when nothing changes; elsewhere the host never waits, and takes as many rounds as the worst map needs.
+    CPU and a compiled loop stop when nothing changes; a device and `vmap` take as many rounds as the worst map needs.
 
     Args:
         mask: the pixels to group.
@@ -26,14 +27,15 @@ def connected_components(mask: Bool[Tensor, "*batch h w"]) -> Int[Tensor, "*batc
     """
     height, width = mask.shape[-2:]
     label = torch.where(mask, torch.arange(height * width, device=mask.device).view(height, width), -1)
-    if mask.device.type != "cpu" and not torch.compiler.is_compiling():
+    compiling = torch.compiler.is_compiling()
+    if not compiling and (mask.device.type != "cpu" or not is_plain(mask)):
         return _without_looking(mask, label)
 
     def further(label: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         return _point_further(mask, label), label.clone()
 
     state = label, torch.full_like(label, -1)
-    if torch.compiler.is_compiling():
+    if compiling:
         state = while_loop(lambda label, before: (label != before).any(), further, state)  # type: ignore[no-untyped-call]
     else:
         while not state[0].equal(state[1]):

@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from reference_impl.ops.boxes import box_area, box_intersection, box_iou
 from reference_impl.ops.checked import checked
 from reference_impl.ops.matching import IGNORED
-from reference_impl.ops.numerics import safe_divide, widen
+from reference_impl.ops.numerics import is_plain, safe_divide, widen
 from reference_impl.ops.ranks import descending_rank
 
 __all__ = ["match_detections"]
@@ -77,14 +77,14 @@ def match_detections(
     def goes_on(choice: Tensor, before: Tensor) -> Tensor:
         return (choice != before).any()
 
-    choice = value.argmax(-1)
+    choice, looks = value.argmax(-1), pred.device.type == "cpu" and is_plain(value)
     if torch.compiler.is_compiling():
         again = while_loop(goes_on, lambda new, _: (choose_again(new), new.clone()), (choice, choice - 1))  # type: ignore[no-untyped-call]
         choice = again[0]
     else:
         for _ in range(min(n - 1, m)):
             before, choice = choice, choose_again(choice)
-            if choice.device.type == "cpu" and choice.equal(before):
+            if looks and choice.equal(before):
                 break
     truth = (m - 1 - choice).masked_fill(ignored.gather(-1, choice), IGNORED)
     return truth, iou.gather(-1, choice[..., None]).squeeze(-1)

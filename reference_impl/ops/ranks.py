@@ -16,19 +16,23 @@ MANY = 2**15
 def descending_order(value: Float[Tensor, "*batch n"], among: Bool[Tensor, "*batch n"] | None = None) -> Int[Tensor, "*batch n"]:
     """Indices that sort the values from high to low; the earlier element comes first in a tie, and what is not `among` them last.
 
-    What is not a number ranks with minus infinity.
+    What is not a number comes behind all finite numbers.
     """
-    value = widen(value.detach()).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    value = widen(value.detach())
     if value.shape[-1] < MANY or value.device.type != "cpu":
-        # A sort puts what is not a number behind all numbers.
-        return (-value if among is None else (-value).masked_fill_(~among, torch.nan)).argsort(stable=True)
-    key = _integer_image(value)
+        # A sort puts what is not a number last.
+        return (-value if among is None else _lowest_if_unknown(value).neg().masked_fill_(~among, torch.nan)).argsort(stable=True)
+    key = _integer_image(_lowest_if_unknown(value))
     if among is not None:
         key = torch.maximum(key, _least_or_most(~among, key.dtype))
     if key.dim() == 1:
         return key.argsort(stable=True)
     rows = [row.argsort(stable=True) for row in key.reshape(-1, key.shape[-1])]
     return torch.stack(rows).view(value.shape) if rows else torch.empty_like(key, dtype=torch.int64)
+
+
+def _lowest_if_unknown(value: Tensor) -> Tensor:
+    return value.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
 
 def _integer_image(value: Tensor) -> Tensor:
