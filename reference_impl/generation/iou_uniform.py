@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from reference_impl.ops.boxes import box_center, box_size
+from reference_impl.ops.boxes import box_center, box_size, clip_boxes
 from reference_impl.ops.checked import checked
 from reference_impl.ops.matching import best_overlaps
 from reference_impl.ops.numerics import widen
@@ -71,8 +71,7 @@ def iou_uniform(
     half = torch.lerp(smallest[..., None], largest[..., None], noise[..., 2:]) * size / 2
     drawn = torch.cat((center - half, center + half), -1)
     if image_size is not None:
-        border = torch.cat((image_size, image_size), -1).to(boxes.dtype)[..., None, :]
-        drawn = drawn.clamp(min=0).minimum(border)
+        drawn = clip_boxes(drawn, image_size[..., None, :])
 
     best = best_overlaps(drawn, boxes, valid)
     accepted = (best.truth == truth) & (best.iou > lowest) & (best.iou <= highest)

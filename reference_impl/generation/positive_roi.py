@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from reference_impl.ops.boxes import box_size
+from reference_impl.ops.boxes import box_size, clip_boxes
 from reference_impl.ops.checked import checked
 from reference_impl.ops.draw import inverse_cdf
 from reference_impl.ops.numerics import safe_divide, widen
@@ -136,8 +136,7 @@ def positive_roi(
     chosen = pad(boxes, (0, 0, 0, 1)).gather(-2, truth[..., None].expand(*truth.shape, 4))
     drawn = bounding_box_generator(chosen, iou, noise[..., 1:])
     if image_size is not None:
-        border = torch.cat((image_size, image_size), -1).detach().to(drawn.dtype)[..., None, :]
-        drawn = drawn.clamp(min=0).minimum(border)
+        drawn = clip_boxes(drawn, image_size[..., None, :])
     return drawn * valid.any(-1)[..., None, None], truth
 
 

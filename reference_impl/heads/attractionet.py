@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, pad, relu, softplus
 
-from reference_impl.ops.boxes import box_center, box_iou, box_size
+from reference_impl.ops.boxes import box_center, box_iou, box_size, clip_boxes
 from reference_impl.ops.checked import checked
 from reference_impl.ops.nms import nms
 from reference_impl.ops.numerics import safe_divide, widen
@@ -249,7 +249,7 @@ class AttractioNet(nn.Module):
                 scores = self.score(features, boxes).sigmoid()
             refined = in_out_boxes(boxes, self.locate(features, boxes), context=self.context)
             if image_size is not None:
-                refined = refined.clamp(min=0).minimum(torch.cat((image_size, image_size), -1)[:, None].to(refined.dtype))
+                refined = clip_boxes(refined, image_size[:, None])
             rounds.append((refined, scores, present))
             present = present & (box_iou(boxes, refined) < self.duplicate)
             boxes, scores, present = self._reduce(refined, scores, present)

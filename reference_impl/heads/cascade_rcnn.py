@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu, smooth_l1_loss
 
-from reference_impl.ops.boxes import box_area, decode_deltas, encode_deltas
+from reference_impl.ops.boxes import box_area, clip_boxes, decode_deltas, encode_deltas
 from reference_impl.ops.checked import checked
 from reference_impl.ops.levels import check_levels
 from reference_impl.ops.matching import best_overlaps
@@ -321,7 +321,7 @@ class CascadeRCNN(nn.Module):
         scores = cascade_scores(torch.stack([*(head(pooled)[0] for head in self.heads[:-1]), logits[:, -1]], 1))
         boxes = entering[:, -1]
         if image_size is not None:
-            boxes = boxes.clamp(min=0).minimum(torch.cat((image_size, image_size), -1)[:, None].to(boxes.dtype))
+            boxes = clip_boxes(boxes, image_size[:, None])
         return scores, boxes, cascade_detections(scores, boxes)
 
 

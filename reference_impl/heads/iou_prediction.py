@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu, smooth_l1_loss
 
-from reference_impl.ops.boxes import decode_deltas
+from reference_impl.ops.boxes import clip_boxes, decode_deltas
 from reference_impl.ops.checked import checked
 from reference_impl.ops.levels import check_levels
 from reference_impl.ops.nms import nms_per_class
@@ -164,6 +164,6 @@ class IoUPrediction(nn.Module):
         """
         boxes = self.refine(proposals, self(levels, proposals)[1])
         if image_size is not None:
-            boxes = boxes.clamp(min=0).minimum(torch.cat((image_size, image_size), -1)[:, None].to(boxes.dtype))
+            boxes = clip_boxes(boxes, image_size[:, None])
         scores, kept = iou_detections(logits, self(levels, boxes)[0], boxes)
         return scores, boxes, kept

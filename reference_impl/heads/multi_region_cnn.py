@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import dropout, relu
 
-from reference_impl.ops.boxes import box_center, box_iou, box_size, decode_deltas
+from reference_impl.ops.boxes import box_center, box_iou, box_size, clip_boxes, decode_deltas
 from reference_impl.ops.checked import checked
 from reference_impl.ops.nms import nms
 from reference_impl.ops.numerics import widen
@@ -272,7 +272,7 @@ class MultiRegionCNN(nn.Module):
                 scores, deltas = (self._own(x, boxes.shape[2]) for x in found)
             boxes = decode_deltas(deltas, boxes)
             if image_size is not None:
-                boxes = boxes.clamp(min=0).minimum(torch.cat((image_size, image_size), -1)[:, None, None].to(boxes.dtype))
+                boxes = clip_boxes(boxes, image_size[:, None, None])
             rounds.append((boxes, scores, kept & (scores > self.lowest)))
         boxes, scores, candidate = (torch.cat(x, 2) for x in zip(*rounds, strict=True))
         detected = nms(boxes, scores, candidate, limit=self.per_class, threshold=self.threshold)

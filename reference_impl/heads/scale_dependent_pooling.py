@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 
 from reference_impl.ops.boosting import boosted_score, boosted_stumps, rejection_threshold
-from reference_impl.ops.boxes import box_size, decode_deltas
+from reference_impl.ops.boxes import box_size, clip_boxes, decode_deltas
 from reference_impl.ops.checked import checked
 from reference_impl.ops.levels import check_levels
 from reference_impl.ops.nms import nms
@@ -106,7 +106,7 @@ def scale_dependent_detections(
     scores = widen(logits).softmax(-1)
     boxes = decode_deltas(widen(offsets), widen(proposals)[..., None, :].expand(offsets.shape))
     if image_size is not None:
-        boxes = boxes.clamp(min=0).minimum(torch.cat((image_size, image_size), -1)[..., None, None, :].to(boxes.dtype))
+        boxes = clip_boxes(boxes, image_size[..., None, None, :])
     classes = torch.arange(scores.shape[-1], device=scores.device).expand(scores.shape)
     candidate = classes < scores.shape[-1] - 1
     candidate = candidate if alive is None else candidate & alive[..., None]

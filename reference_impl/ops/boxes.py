@@ -22,6 +22,7 @@ __all__ = [
     "box_intersection",
     "box_iou",
     "box_size",
+    "clip_boxes",
     "decode_deltas",
     "enclosing_box",
     "encode_deltas",
@@ -212,6 +213,12 @@ def decode_deltas(deltas: Float[Tensor, "*#batch 4"], reference: Float[Tensor, "
     center = box_center(reference) + deltas[..., :2] * size
     half = size * deltas[..., 2:].exp() / 2
     return torch.cat((center - half, center + half), -1)
+
+
+@checked
+def clip_boxes(boxes: Float[Tensor, "*#batch 4"], image_size: Float[Tensor, "*#batch 2"]) -> Float[Tensor, "*#batch 4"]:
+    """Boxes cut off at the border of an image with this width and height; one beyond it has no area."""
+    return boxes.clamp(min=0).minimum(torch.cat((image_size, image_size), -1).detach().to(boxes.dtype))
 
 
 @checked

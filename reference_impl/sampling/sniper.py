@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 
-from reference_impl.ops.boxes import box_area, box_size
+from reference_impl.ops.boxes import box_area, box_size, clip_boxes
 from reference_impl.ops.checked import checked
 from reference_impl.ops.numerics import widen
 
@@ -132,7 +132,7 @@ def chip_targets(
     """
     boxes, reference = widen(boxes.detach())[..., None, :, :], widen(reference.detach())[..., :, None, :]
     corner, side = reference[..., :2], box_size(reference)
-    inside = torch.cat((boxes[..., :2] - corner, boxes[..., 2:] - corner), -1).clamp(min=0).minimum(torch.cat((side, side), -1))
+    inside = clip_boxes(boxes - torch.cat((corner, corner), -1), side)
     there = (box_size(inside) >= smallest).all(-1)
     if valid is not None:
         there = there & valid[..., None, :]
