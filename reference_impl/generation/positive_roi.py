@@ -136,7 +136,7 @@ def positive_roi(
     chosen = pad(boxes, (0, 0, 0, 1)).gather(-2, truth[..., None].expand(*truth.shape, 4))
     drawn = bounding_box_generator(chosen, iou, noise[..., 1:])
     if image_size is not None:
-        drawn = clip_boxes(drawn, image_size[..., None, :])
+        drawn = clip_boxes(drawn, image_size.detach()[..., None, :])
     return drawn * valid.any(-1)[..., None, None], truth
 
 

@@ -218,7 +218,7 @@ def decode_deltas(deltas: Float[Tensor, "*#batch 4"], reference: Float[Tensor, "
 @checked
 def clip_boxes(boxes: Float[Tensor, "*#batch 4"], image_size: Float[Tensor, "*#batch 2"]) -> Float[Tensor, "*#batch 4"]:
     """Boxes cut off at the border of an image with this width and height; one beyond it has no area."""
-    return boxes.clamp(min=0).minimum(torch.cat((image_size, image_size), -1).detach().to(boxes.dtype))
+    return boxes.clamp(min=0).minimum(torch.cat((image_size, image_size), -1).to(boxes.dtype))
 
 
 @checked
