@@ -31,7 +31,13 @@ from reference_impl.generation.feature_super_resolution import (
     feature_generator_loss,
     receptive_field_mismatch,
 )
-from reference_impl.generation.instance_switching import carried_boxes, instance_switching, switching_candidates, switching_weight
+from reference_impl.generation.instance_switching import (
+    carried_boxes,
+    class_balanced_loss,
+    instance_switching,
+    switching_candidates,
+    switching_weight,
+)
 from reference_impl.generation.iou_uniform import iou_uniform
 from reference_impl.generation.positive_roi import bounding_box_generator, iou_quantile, positive_roi
 from reference_impl.generation.task_aware_synthesis import (
@@ -59,6 +65,7 @@ __all__ = [
     "candidate_boxes",
     "carried_boxes",
     "choose_predictor",
+    "class_balanced_loss",
     "context_frames",
     "context_guided_pasting",
     "cut_paste",

@@ -7,10 +7,10 @@ from torch.nn.functional import pad
 
 from reference_impl.ops.boxes import box_area, box_size
 from reference_impl.ops.checked import checked
-from reference_impl.ops.numerics import safe_divide, widen
+from reference_impl.ops.numerics import entropy_of_class, safe_divide, widen
 from reference_impl.ops.ranks import descending_rank
 
-__all__ = ["carried_boxes", "instance_switching", "switching_candidates", "switching_weight"]
+__all__ = ["carried_boxes", "class_balanced_loss", "instance_switching", "switching_candidates", "switching_weight"]
 
 
 @checked
@@ -169,3 +169,33 @@ def switching_weight(
     share = place * (count > 0)
     weight = safe_divide(safe_divide(share, share.sum(-1, keepdim=True)), count.to(share.dtype))
     return weight.gather(-1, labels)[..., None] * candidate
+
+
+@checked
+def class_balanced_loss(
+    logits: Float[Tensor, "*batch n c"], labels: Int[Tensor, "*batch n"], counts: Int[Tensor, "c"], *, beta: float = 0.9999
+) -> Float[Tensor, "*batch n"]:
+    r"""Cross entropy that weighs a class the more the fewer objects it has; the authors train with it beside the new images.
+
+    $$ L = -w_y \ln \frac{e^{x_y}}{\sum_c e^{x_c}}, \qquad w_c \propto \frac{1 - \beta}{1 - \beta^{n_c}}, \quad
+    \frac{1}{C + 1} \sum_c w_c = 1 $$
+
+    With $\beta = 0$ all classes weigh alike; the closer it is to 1, the closer $w_c$ is to $1 / n_c$, up to a factor.
+
+    Args:
+        logits: $x$, one for each of $C$ foreground classes and, last, the background.
+        labels: $y$; the last class is background.
+        counts: $n_c$, objects in the training set. A class without any has weight 0. For background the authors take three times the
+            mean of the foreground classes.
+        beta: $\beta$ in [0, 1).
+
+    Returns:
+        One loss for each region.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+    """
+    logits, labels = widen(logits), labels.clamp(0, logits.shape[-1] - 1)
+    weight = safe_divide((counts > 0).double(), 1 - beta ** counts.double())
+    weight = safe_divide(weight, weight.mean()).to(logits.dtype)
+    return entropy_of_class(logits.log_softmax(-1), labels) * weight[labels]
