@@ -195,7 +195,7 @@ def class_balanced_loss(
     Raises:
         ValueError: the shapes do not fit together.
     """
-    logits, labels = widen(logits), labels.clamp(0, logits.shape[-1] - 1)
+    logits, labels = widen(logits), labels.long().clamp(0, logits.shape[-1] - 1)
     weight = safe_divide((counts > 0).double(), 1 - beta ** counts.double())
     weight = safe_divide(weight, weight.mean()).to(logits.dtype)
     return entropy_of_class(logits.log_softmax(-1), labels) * weight[labels]
