@@ -21,18 +21,15 @@ def descending_order(value: Float[Tensor, "*batch n"], among: Bool[Tensor, "*bat
     value = widen(value.detach())
     if value.shape[-1] < MANY or value.device.type != "cpu":
         # A sort puts what is not a number last.
-        return (-value if among is None else _lowest_if_unknown(value).neg().masked_fill_(~among, torch.nan)).argsort(stable=True)
-    key = _integer_image(_lowest_if_unknown(value))
+        value = -value if among is None else (-value).nan_to_num_(torch.inf, torch.inf, -torch.inf).masked_fill_(~among, torch.nan)
+        return value.argsort(stable=True)
+    key = _integer_image(value.nan_to_num(-torch.inf, torch.inf, -torch.inf))
     if among is not None:
         key = torch.maximum(key, _least_or_most(~among, key.dtype))
     if key.dim() == 1:
         return key.argsort(stable=True)
     rows = [row.argsort(stable=True) for row in key.reshape(-1, key.shape[-1])]
     return torch.stack(rows).view(value.shape) if rows else torch.empty_like(key, dtype=torch.int64)
-
-
-def _lowest_if_unknown(value: Tensor) -> Tensor:
-    return value.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
 
 def _integer_image(value: Tensor) -> Tensor:
