@@ -236,7 +236,7 @@ def ssd_targets(
 
     The best pair of all comes first, then the best of the default boxes and ground truths that are left, as long as they overlap. So two
     objects that want the same default box both have one, and a small object that none overlaps by half is learned, too. The earlier ground
-    truth or default box wins a tie. No gradient passes through.
+    truth or default box wins a tie. Memory grows with $n m$, as all pairs compete. No gradient passes through.
 
     Args:
         anchors: the default boxes $a$, absolute `(x1, y1, x2, y2)` in pixels, one set for all images or one for each.
