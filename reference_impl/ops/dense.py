@@ -22,7 +22,7 @@ Kernel = Callable[[Tensor, bool, slice, Tensor, Tensor, Tensor], object]
 
 # In entries: up to which a formula is as fast, and what a processor's cache holds. Elsewhere blocks only bound the memory.
 SMALL = 2**14
-PER_THREAD = 2**17
+PER_THREAD = 2**18
 AT_ONCE_ELSEWHERE = 2**24
 
 
@@ -107,26 +107,35 @@ class _SumOverClasses(torch.autograd.Function):
 
 
 def _by_blocks(logits: Tensor, labels: Tensor, kernel: Kernel, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-    """The loss of each box, and the gradient of their sum."""
-    classes = logits.shape[-1]
-    x, y = logits.reshape(-1, classes), labels.reshape(-1)
+    """The loss of each box, and the gradient of their sum. Tensors have one place more, for the own entry that background lacks."""
+    x = logits.reshape(-1, logits.shape[-1])
+    place, own_loss, own_slope = _own_entries(x, labels, kernel)
     loss = torch.empty_like(x[:, 0])
-    gradient = torch.empty_like(x, memory_format=torch.contiguous_format) if with_gradient else None
-    index, is_class = own_class(y, classes)
-    own = x.gather(-1, index)
-    own_loss, own_slope, own_spare = _scratch(own, 3)
-    kernel(own, True, slice(None), own_loss, own_slope, own_spare)
+    gradient = x.new_empty(x.numel() + 1) if with_gradient else None
     blocks = row_blocks(x)
-    scratch = _scratch(x[blocks[0]], 2 if with_gradient else 3)
+    scratch = [x.new_empty(x[blocks[0]].numel() + 1) for _ in range(2 if with_gradient else 3)]
     for rows in blocks:
-        block = x[rows]
-        others_loss, spare, *slopes = scratch[:, : len(block)]
-        slope = slopes[0] if gradient is None else gradient[rows]
+        block, start = x[rows], rows.start * x.shape[-1]
+        size = block.numel()
+        flat = scratch if gradient is None else [*scratch, gradient[start : start + size]]
+        others_loss, spare, slope = (t[:size].view(block.shape) for t in flat)
         kernel(block, False, rows, others_loss, slope, spare)
-        torch.sum(_put(others_loss, index[rows], is_class[rows], own_loss[rows]), -1, out=loss[rows])
-        if gradient is not None:
-            _put(slope, index[rows], is_class[rows], own_slope[rows])
-    return loss.view(labels.shape), None if gradient is None else gradient.view(logits.shape)
+        scratch[0].scatter_(0, (place[rows] - start).clamp_(max=size), own_loss[rows])
+        torch.sum(others_loss, -1, out=loss[rows])
+    if gradient is None:
+        return loss.view(labels.shape), None
+    return loss.view(labels.shape), gradient.scatter_(0, place, own_slope)[:-1].view(logits.shape)
+
+
+def _own_entries(x: Tensor, labels: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the entry of each box's own class is among all, its loss and its derivative; for background, the place behind all."""
+    index, is_class = own_class(labels.reshape(-1), x.shape[-1])
+    own = x.gather(-1, index)
+    loss, slope, spare = (torch.empty_like(own) for _ in range(3))
+    kernel(own, True, slice(None), loss, slope, spare)
+    first = torch.arange(0, x.numel(), x.shape[-1], device=x.device)
+    place = (first + index.squeeze(-1)).masked_fill_(~is_class.squeeze(-1), x.numel())
+    return place, loss.squeeze(-1), slope.squeeze(-1)
 
 
 def _scratch(block: Tensor, count: int) -> Tensor:

@@ -38,7 +38,8 @@ def bin_index(value: Float[Tensor, "*n"], *, bins: int, lowest: float = 0.0, hig
     the whole length, at most) counts as on the edge.
     """
     value, length = widen(value.detach()), highest - lowest
-    return ((value - (lowest - 2 * torch.finfo(value.dtype).eps * length)) * (bins / length)).long().clamp(0, bins - 1)
+    above = value - (lowest - 2 * torch.finfo(value.dtype).eps * length)
+    return above.mul_(bins / length).long().clamp(0, bins - 1)
 
 
 @checked
