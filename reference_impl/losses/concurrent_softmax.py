@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
 from reference_impl.ops.checked import checked
-from reference_impl.ops.numerics import is_plain, safe_log, widen
+from reference_impl.ops.numerics import entropy_of_class, is_plain, safe_log, widen
 
 __all__ = ["concurrent_scores", "concurrent_softmax"]
 
@@ -67,8 +67,8 @@ def _loss_of_labels(logits: Tensor, has_label: Tensor, concurrence: Tensor) -> T
     box, own = has_label.nonzero().unbind(-1)
     nothing = torch.finfo(logits.dtype).min / 4
     competition = (1 - concurrence.detach().to(logits.dtype)).log_().clamp_(min=nothing)
-    rivals = logits.masked_fill(has_label, nothing).index_select(0, box) + competition.index_select(0, own)
-    loss = softplus(rivals.logsumexp(-1) - logits[box, own])
+    competition = competition.index_select(0, own).masked_fill_(has_label.index_select(0, box), nothing).scatter_(1, own[:, None], 0)
+    loss = entropy_of_class((logits.index_select(0, box) + competition).log_softmax(-1), own)
     return torch.zeros_like(logits[:, 0]).index_add(0, box, loss)
 
 
