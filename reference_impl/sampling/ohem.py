@@ -41,6 +41,5 @@ def ohem(
     Returns:
         1 for each chosen box and 0 for every other.
     """
-    loss = widen(loss.detach())
     chosen = take(loss, valid, size) if boxes is None else nms(boxes, loss, valid, labels, limit=size, threshold=threshold)
-    return chosen.to(loss)
+    return chosen.to(widen(loss))
