@@ -5,8 +5,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reference_impl.ops.checked import checked, require_positive
+from reference_impl.ops.gradient import with_gradient
 from reference_impl.ops.numerics import safe_divide, widen
-from reference_impl.ops.soft_ranks import Ramps, Ranking
+from reference_impl.ops.opaque import opaque
+from reference_impl.ops.soft_ranks import Ramps, Ranking, empty_update
 
 __all__ = ["alrp_balance", "alrp_loss"]
 
@@ -52,18 +54,28 @@ def alrp_loss(
         ValueError: the shapes of `labels`, `loss` or `valid` are not that of `logits` without its last dimension; `delta` is not positive.
     """
     require_positive("alrp_loss", delta=delta)
+    value, gradient, weight = _update(logits.detach(), labels, loss.detach(), valid, delta)
+    classification = with_gradient(value, widen(logits).flatten(-2), gradient)
+    return classification, torch.where(weight > 0, weight * widen(loss), 0).sum(-1)
+
+
+@opaque(lambda logits, labels, loss, *_: (*empty_update(logits), torch.empty_like(widen(loss))))
+def _update(logits: Tensor, labels: Tensor, loss: Tensor, valid: Tensor | None, delta: float) -> tuple[Tensor, Tensor, Tensor]:
     ranking = Ranking(logits, labels, valid, delta=delta)
     false_positives = ranking.negatives.times()
     positives = Ramps(ranking.depth, ranking.depth)
     rank = positives.times() + 0.5 + false_positives
-    localisation = ranking.of_boxes(widen(loss))
-    constant = localisation.detach().double()
+    localisation = ranking.of_boxes(widen(loss)).double()
 
-    above = positives.times(constant) - 0.5 * constant
+    above = positives.times(localisation) - 0.5 * localisation
     error = torch.where(false_positives > ERROR_FREE, (false_positives + above) / rank, 0) * ranking.share
     pushed_down = ranking.negatives.transposed_times(error / false_positives.clamp(min=ERROR_FREE))
-    classification = ranking.loss((false_positives / rank * ranking.share).sum(-1), -error, pushed_down)
-    return classification, (localisation.cumsum(-1) * (ranking.share / rank).to(localisation.dtype)).sum(-1)
+    classification, gradient = ranking.update(false_positives / rank * ranking.share, -error, pushed_down)
+
+    # An object counts at its own rank and at all below it.
+    at_and_below = (ranking.share / rank).flip(-1).cumsum(-1).flip(-1)
+    weight = torch.zeros_like(widen(loss)).scatter_(-1, ranking.box, at_and_below.where(ranking.positive, 0).to(widen(loss).dtype))
+    return classification, gradient, weight
 
 
 @checked

@@ -5,7 +5,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reference_impl.ops.checked import checked, require_positive
-from reference_impl.ops.soft_ranks import Ramps, Ranking
+from reference_impl.ops.gradient import with_gradient
+from reference_impl.ops.numerics import widen
+from reference_impl.ops.opaque import opaque
+from reference_impl.ops.soft_ranks import Ramps, Ranking, empty_update
 
 __all__ = ["ap_loss"]
 
@@ -44,9 +47,15 @@ def ap_loss(
         ValueError: the shapes of `labels` or `valid` are not that of `logits` without its last dimension, or `delta` is not positive.
     """
     require_positive("ap_loss", delta=delta)
+    value, gradient = _update(logits.detach(), labels, valid, delta)
+    return with_gradient(value, widen(logits).flatten(-2), gradient)
+
+
+@opaque(empty_update)
+def _update(logits: Tensor, labels: Tensor, valid: Tensor | None, delta: float) -> tuple[Tensor, Tensor]:
     ranking = Ranking(logits, labels, valid, delta=delta)
     false_positives = ranking.negatives.times()
     rank = Ramps(ranking.depth, ranking.depth).times() + 0.5 + false_positives
     error = torch.where(ranking.positive, false_positives / rank, 1).flip(-1).cummin(-1).values.flip(-1) * ranking.share
     pushed_down = ranking.negatives.transposed_times(error / false_positives.clamp(min=torch.finfo(error.dtype).tiny))
-    return ranking.loss(error.sum(-1), -error, pushed_down)
+    return ranking.update(error, -error, pushed_down)

@@ -5,7 +5,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reference_impl.ops.checked import checked, require_positive
-from reference_impl.ops.soft_ranks import Ranking, SquareRamps
+from reference_impl.ops.gradient import with_gradient
+from reference_impl.ops.numerics import widen
+from reference_impl.ops.opaque import opaque
+from reference_impl.ops.soft_ranks import Ranking, SquareRamps, empty_update
 
 __all__ = ["rank_sort_loss"]
 
@@ -53,13 +56,19 @@ def rank_sort_loss(
         ValueError: the shapes of `labels`, `iou` or `valid` are not that of `logits` without its last dimension; `delta` is not positive.
     """
     require_positive("rank_sort_loss", delta=delta)
+    rank_loss, rank_update, sorting_loss, sorting_update = _updates(logits.detach(), labels, iou.detach(), valid, delta)
+    logits = widen(logits).flatten(-2)
+    return with_gradient(rank_loss, logits, rank_update), with_gradient(sorting_loss, logits, sorting_update)
+
+
+@opaque(lambda *given: (*empty_update(*given), *empty_update(*given)))
+def _updates(logits: Tensor, labels: Tensor, iou: Tensor, valid: Tensor | None, delta: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     ranking = Ranking(logits, labels, valid, delta=delta)
-    quality = ranking.of_boxes(iou.detach().double())
+    quality = ranking.of_boxes(iou.double())
     positives = SquareRamps(ranking.depth, quality)
     false_positives, rank_among_positives = ranking.negatives.times(), positives.times()
     ranking_error = false_positives / (rank_among_positives + false_positives) * ranking.share
     pushed_down = ranking.negatives.transposed_times(ranking_error / false_positives.clamp(min=ERROR_FREE))
-    rank_loss = ranking.loss(ranking_error.sum(-1), -ranking_error, pushed_down)
 
     counted = ranking.positive.double()
     localisation = (1 - quality) * counted
@@ -68,4 +77,5 @@ def rank_sort_loss(
     sorting_error = total_error / rank_among_positives - (total_error - missorted_error) / (rank_among_positives - missorted)
     sorting_error = torch.where(missorted > ERROR_FREE, sorting_error, 0).clamp(min=0) * ranking.share
     lowered = positives.transposed_times_worse((sorting_error / missorted.clamp(min=ERROR_FREE))[..., None, :]).squeeze(-2)
-    return rank_loss, ranking.loss(sorting_error.sum(-1), lowered - sorting_error)
+    of_ranks, of_places = ranking.update(ranking_error, -ranking_error, pushed_down), ranking.update(sorting_error, lowered - sorting_error)
+    return *of_ranks, *of_places

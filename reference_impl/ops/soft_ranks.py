@@ -13,14 +13,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from reference_impl.ops.gradient import with_gradient
 from reference_impl.ops.numerics import is_plain, widen
 
-__all__ = ["Ramps", "Ranking", "SquareRamps", "descending", "pack"]
+__all__ = ["Ramps", "Ranking", "SquareRamps", "descending", "empty_update", "pack"]
 
 SMALL = 2**17
 SMALL_SORT = 2**12
-COMPILED_BITS = 20
 
 
 def descending(score: Float[Tensor, "*batch n"]) -> tuple[Float[Tensor, "*batch n"], Int[Tensor, "*batch n"]]:
@@ -182,21 +180,25 @@ class Ranking:
         """What the boxes of the positives have; 0 for the rest."""
         return value.gather(-1, self.box).masked_fill(~self.positive, 0)
 
-    def loss(
+    def update(
         self,
-        value: Float[Tensor, "*batch"],
+        error: Float[Tensor, "*batch p"],
         on_positives: Float[Tensor, "*batch p"],
         on_negatives: Float[Tensor, "*batch m"] | None = None,
-    ) -> Float[Tensor, "*batch"]:
-        """`value`, with a gradient on the logits that is given for positives and negatives."""
-        logits = widen(self.logits).flatten(-2)
-        gradient = torch.zeros_like(logits)
+    ) -> tuple[Tensor, Tensor]:
+        """The sum of the positives' errors, and a gradient on all logits, `[*batch n*c]`, that is given for positives and negatives."""
+        gradient = torch.zeros_like(widen(self.logits)).flatten(-2)
         if on_negatives is not None:
             if self.found is not None:
                 on_negatives = on_negatives.masked_fill(~self.found, 0)
-            gradient.scatter_(-1, self.negative, on_negatives.to(logits.dtype))
-        gradient.scatter_add_(-1, self.own, on_positives.to(logits.dtype))
-        return with_gradient(value.to(logits.dtype), logits, gradient)
+            gradient.scatter_(-1, self.negative, on_negatives.to(gradient.dtype))
+        return error.sum(-1).to(gradient.dtype), gradient.scatter_add_(-1, self.own, on_positives.to(gradient.dtype))
+
+
+def empty_update(logits: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    """A value for each ranking and an update of its logits, without content."""
+    logits = widen(logits)
+    return logits.new_empty(logits.shape[:-2]), torch.empty_like(logits.flatten(-2))
 
 
 def _ends(ordered: Tensor, *, every: bool) -> tuple[Tensor, Tensor]:
@@ -213,7 +215,7 @@ def _ends(ordered: Tensor, *, every: bool) -> tuple[Tensor, Tensor]:
 
 
 def _is_small(positive: Tensor, score: Tensor) -> bool:
-    return not torch.compiler.is_compiling() and positive.numel() * score.shape[-1] <= SMALL
+    return positive.numel() * score.shape[-1] <= SMALL
 
 
 def _sums_of_worse(ramps: SquareRamps, weight: Tensor) -> Tensor:
@@ -223,9 +225,7 @@ def _sums_of_worse(ramps: SquareRamps, weight: Tensor) -> Tensor:
     an element whose own bit is 1 has lower ones where the bit is 0, and as much of them as its ramp covers are a range.
     """
     rank, n = ramps.rank, weight.shape[-1]
-    if torch.compiler.is_compiling() and n > 2**COMPILED_BITS:
-        raise ValueError(f"sorting {n} boxes: expected at most 2**{COMPILED_BITS} where a compiler traces")
-    bits = COMPILED_BITS if torch.compiler.is_compiling() else max(n - 1, 1).bit_length()
+    bits = max(n - 1, 1).bit_length()
     bit, place = torch.arange(bits, device=rank.device)[:, None], torch.arange(n, device=rank.device)
     key, order = ((rank[..., None, :] >> bit >> 1) * (n + 1) + place).sort(dim=-1)
 
