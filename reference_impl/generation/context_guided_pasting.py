@@ -5,8 +5,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from reference_impl.ops.boxes import box_area, box_center, box_intersection, box_size
+from reference_impl.ops.boxes import box_area, box_center, box_intersection, box_iou, box_size, clip_boxes
 from reference_impl.ops.checked import checked
+from reference_impl.ops.colour import luminance, scale_saturation, turn_hue
 from reference_impl.ops.draw import inverse_cdf
 from reference_impl.ops.numerics import safe_divide, safe_log, widen
 from reference_impl.ops.select import take
@@ -15,17 +16,25 @@ from reference_impl.ops.warp import move_box
 __all__ = [
     "ContextNetwork",
     "background_contexts",
+    "boxes_beside",
     "candidate_boxes",
     "context_frames",
     "context_guided_pasting",
+    "distorted_colours",
     "drawn_places",
+    "enlarged_boxes",
     "fitting_instances",
+    "jittered_boxes",
     "pasting_candidates",
+    "recoloured_instances",
     "uncovered",
 ]
 
 SCALES = 16
 LAYERS = 4
+TRIES, TRIES_BESIDE = 20, 50
+# Brightness, saturation, hue and contrast, in the authors' four orders.
+ORDERS = ((0, 1, 2, 3), (1, 0, 3, 2), (3, 2, 0, 1), (2, 1, 3, 0))
 
 
 @checked
@@ -94,6 +103,41 @@ def background_contexts(
 
 
 @checked
+def jittered_boxes(
+    boxes: Float[Tensor, "*batch k 4"],
+    image_size: Float[Tensor, "*batch 2"],
+    noise: Float[Tensor, "*batch k g 3"] | None = None,
+    *,
+    max_scale: float = 1.3,
+    max_area: float = 0.7,
+) -> Float[Tensor, "*batch k 4"]:
+    r"""Enlarges and shifts each box, cut off at the border of the image, before it is blanked and framed, in training and later alike.
+
+    $$ s \sim \mathcal U[1, s_{max}], \qquad w' = s w, \qquad x' - x \sim \mathcal U\big[-\tfrac{s - 1}{2} w', \tfrac{s - 1}{2} w'\big] $$
+
+    for the centre $x$, and likewise in y. No gradient passes through.
+
+    Args:
+        boxes: boxes in the image, absolute `(x1, y1, x2, y2)` in pixels.
+        image_size: width and height in pixels.
+        noise: for scale, x and y of each of `g` tries, uniform in [0, 1); 20 fresh draws by default.
+        max_scale: $s_{max}$.
+        max_area: largest share of the image's area, which it must not reach.
+
+    Returns:
+        The first try that is small enough, and narrower and lower than the image before it is cut off; the box itself where none is.
+    """
+    boxes, limit = widen(boxes.detach()), widen(image_size.detach())[..., None, None, :]
+    noise = boxes.new_empty(*boxes.shape[:-1], TRIES, 3).uniform_() if noise is None else noise.to(boxes.dtype)
+    scale = 1 + (max_scale - 1) * noise[..., :1]
+    size = scale * box_size(boxes)[..., None, :]
+    center = box_center(boxes)[..., None, :] + (noise[..., 1:] - 0.5) * (scale - 1) * size
+    seen = clip_boxes(_box(center, size), limit)
+    fits = (size < limit).all(-1) & (box_area(seen) < max_area * limit.prod(-1))
+    return _first(seen, fits, boxes)
+
+
+@checked
 def context_frames(
     boxes: Float[Tensor, "*batch k 4"],
     image_size: Float[Tensor, "*batch 2"],
@@ -125,12 +169,52 @@ def context_frames(
     return torch.cat((start * scale, (start + frame) * scale), -1)
 
 
+@checked
+def distorted_colours(
+    image: Float[Tensor, "*batch 3 n m"],
+    noise: Float[Tensor, "*batch 5"] | None = None,
+    *,
+    brightness: float = 0.125,
+    saturation: float = 0.5,
+    hue: float = 0.07,
+    contrast: float = 0.5,
+) -> Float[Tensor, "*batch 3 n m"]:
+    r"""Changes the light and the colours of an image that the network is trained with.
+
+    $$ I + b, \qquad s\, \mathrm{sat}(I), \qquad \mathrm{hue}(I) + h, \qquad \mu + c\, (I - \mu) $$
+
+    with the mean $\mu$ of each channel; in this order, or saturation, brightness, contrast, hue; or contrast, hue, brightness, saturation;
+    or hue, saturation, contrast, brightness; then values are cut to [0, 1]. No gradient passes through.
+
+    Args:
+        image: red, green and blue in [0, 1].
+        noise: for the order and for $b$, $s$, $h$, $c$, uniform in [0, 1); a fresh draw by default.
+        brightness: $b$ is at most so far from 0.
+        saturation: $s$ is at most so far from 1.
+        hue: $h$ is at most so far from 0, as a share of the circle.
+        contrast: $c$ is at most so far from 1.
+    """
+    image = widen(image.detach())
+    noise = image.new_empty(*image.shape[:-3], 5).uniform_() if noise is None else noise.to(image.dtype)
+    order = (len(ORDERS) * noise[..., :1]).long()[..., None, None, None].expand(*image.shape[:-3], 1, *image.shape[-3:])
+    b, s, h, c = (2 * noise[..., 1:] - 1).unbind(-1)
+    for steps in zip(*ORDERS, strict=True):
+        changed = (
+            image + brightness * b[..., None, None, None],
+            scale_saturation(image, 1 + saturation * s),
+            turn_hue(image, hue * h),
+            torch.lerp(image.mean((-2, -1), keepdim=True), image, 1 + contrast * c[..., None, None, None]),
+        )
+        image = torch.stack([changed[step] for step in steps], -4).gather(-4, order).squeeze(-4)
+    return image.clamp(0, 1)
+
+
 class ContextNetwork(nn.Module):
     r"""Looks at the surroundings of a box, never at the box itself, and says which class belongs there.
 
     The inside of the box is blanked, the frame around it is cut out and enlarged, and a network classifies it: all classes and background,
-    which comes last. It is trained by plain cross entropy. The authors start from ResNet-50 with the weights of ImageNet, where here are
-    four convolutions.
+    which comes last. It is trained by plain cross entropy, on `distorted_colours`. The authors start from ResNet-50 with the weights of
+    ImageNet, where here are four convolutions, and mirror half of the frames.
 
     Args:
         classes: number $C$ of foreground classes.
@@ -152,10 +236,7 @@ class ContextNetwork(nn.Module):
         self, image: Float[Tensor, "b c n m"], boxes: Float[Tensor, "b k 4"], frames: Float[Tensor, "b k 4"]
     ) -> Float[Tensor, "b k classes"]:
         """Images whose mean colour is 0, boxes in them, and the frames around these -> logits of each box."""
-        y, x = (torch.arange(side, device=image.device) + 0.5 for side in image.shape[-2:])
-        x1, y1, x2, y2 = boxes[..., None].unbind(-2)
-        blank = ((y >= y1) & (y < y2))[..., :, None] & ((x >= x1) & (x < x2))[..., None, :]
-        seen = image[:, None].masked_fill(blank[:, :, None], 0)
+        seen = image[:, None].masked_fill(_inside(boxes, *image.shape[-2:])[:, :, None], 0)
         frames = widen(frames)
         whole = torch.cat((torch.zeros_like(frames[..., :2]), torch.full_like(frames[..., 2:], self.size)), -1)
         features = move_box(seen, frames, whole, height=self.size, width=self.size).to(image.dtype).flatten(0, 1)
@@ -253,8 +334,8 @@ def fitting_instances(
     reach = jitter * box_size(boxes)
     left, right = (-boxes[..., :2]).maximum(-reach).clamp(max=0), (limit - boxes[..., 2:]).minimum(reach).clamp(min=0)
     center = box_center(boxes) + torch.lerp(left, right, noise[..., 2:])
-    half = torch.lerp(lowest, highest, noise[..., 1])[..., None] * size.gather(-2, index[..., None].expand(*index.shape, 2)) / 2
-    return index.where(found, -1), torch.cat((center - half, center + half), -1) * found[..., None]
+    filled = torch.lerp(lowest, highest, noise[..., 1])[..., None] * size.gather(-2, index[..., None].expand(*index.shape, 2))
+    return index.where(found, -1), _box(center, filled) * found[..., None]
 
 
 @checked
@@ -278,6 +359,109 @@ def drawn_places(
 
 
 @checked
+def recoloured_instances(
+    source: Float[Tensor, "*batch k 3 n m"],
+    boxes: Float[Tensor, "*batch k 4"],
+    noise: Float[Tensor, "*batch k 3"] | None = None,
+    *,
+    strength: float = 0.5,
+) -> Float[Tensor, "*batch k 3 n m"]:
+    r"""Changes contrast, colour and brightness of instances before they are pasted, each of the three half of the time.
+
+    $$ \bar\ell + f_1 (S - \bar\ell), \qquad \ell + f_2 (S - \ell), \qquad f_3 S $$
+
+    with the luminance $\ell$ of each pixel and its mean $\bar\ell$ over the box. After each step values are cut to [0, 1].
+
+    Args:
+        source: an image for each instance, red, green and blue in [0, 1].
+        boxes: the tight box around it, `(x1, y1, x2, y2)`; pixels with their centre in it count.
+        noise: for each of the three, uniform in [0, 1), where less than 1/2 changes nothing; a fresh draw by default.
+        strength: how far the factors $f$ are from 1 at most.
+    """
+    source = widen(source)
+    noise = source.new_empty(*boxes.shape[:-1], 3).uniform_() if noise is None else noise.to(source.dtype)
+    factor = torch.where(noise < 0.5, 1, 1 + strength * (4 * noise - 3))
+    contrast, colour, brightness = factor[..., None, None, None].unbind(-4)
+    light, inside = luminance(source), _inside(boxes, *source.shape[-2:])[..., None, :, :].to(source.dtype)
+    mean = safe_divide((light * inside).sum((-2, -1), keepdim=True), inside.sum((-2, -1), keepdim=True))
+    source = torch.lerp(mean, source, contrast).clamp(0, 1)
+    source = torch.lerp(luminance(source), source, colour).clamp(0, 1)
+    return (source * brightness).clamp(0, 1)
+
+
+@checked
+def enlarged_boxes(
+    boxes: Float[Tensor, "*batch k 4"], noise: Float[Tensor, "*batch k"] | None = None, *, min_scale: float = 1.2, max_scale: float = 1.6
+) -> Float[Tensor, "*batch k 4"]:
+    r"""Where objects go that are to cover themselves: to the same place, larger. No network has to be asked.
+
+    $$ w' = s w, \qquad h' = s h, \qquad s \sim \mathcal U[s_0, s_1] $$
+
+    `context_guided_pasting` does it, with the image as source and these boxes as target; each then replaces its old box in the annotation.
+    No gradient passes through.
+
+    Args:
+        boxes: tight boxes of the objects, absolute `(x1, y1, x2, y2)` in pixels.
+        noise: uniform in [0, 1); a fresh draw by default.
+        min_scale: $s_0$.
+        max_scale: $s_1$.
+
+    Returns:
+        Boxes with the same centres. They may reach beyond the image, so a coordinate may be negative.
+    """
+    boxes = widen(boxes.detach())
+    noise = torch.rand_like(boxes[..., 0]) if noise is None else noise.to(boxes.dtype)
+    return _box(box_center(boxes), (min_scale + (max_scale - min_scale) * noise)[..., None] * box_size(boxes))
+
+
+@checked
+def boxes_beside(
+    boxes: Float[Tensor, "*batch k 4"],
+    image_size: Float[Tensor, "*batch 2"],
+    noise: Float[Tensor, "*batch k g 3"] | None = None,
+    *,
+    min_scale: float = 0.5,
+    max_scale: float = 2.0,
+    reach: float = 0.25,
+    min_iou: float = 0.2,
+    max_iou: float = 0.7,
+    min_inside: float = 0.35,
+) -> Float[Tensor, "*batch k 4"]:
+    r"""Where copies of objects go: beside the object itself, at another size. No network has to be asked.
+
+    $$ s \sim \mathcal U[s_0, s_1], \qquad x' - x \sim \mathcal U\big[-(\tfrac12 + r) s w, (\tfrac12 + r) s w\big], \qquad
+    \theta_0 < \mathrm{IoU}(B' \cap I, s B) < \theta_1 $$
+
+    for the centre $x$, and likewise in y; $B'$ is the copy's box, $I$ the image, and $s B$ the object's box, scaled about its centre.
+    `context_guided_pasting` does it, with the image as source and these boxes as target; the old box stays in the annotation if it is
+    `uncovered`. No gradient passes through.
+
+    Args:
+        boxes: tight boxes $B$ of the objects, absolute `(x1, y1, x2, y2)` in pixels.
+        image_size: width and height in pixels.
+        noise: for scale, x and y of each of `g` tries, uniform in [0, 1); 50 fresh draws by default.
+        min_scale: $s_0$.
+        max_scale: $s_1$.
+        reach: $r$.
+        min_iou: $\theta_0$.
+        max_iou: $\theta_1$.
+        min_inside: which share of it must be in the image, at least.
+
+    Returns:
+        The first try that fits, which may reach beyond the image, so a coordinate may be negative; a box without area where none does.
+    """
+    boxes, limit = widen(boxes.detach()), widen(image_size.detach())[..., None, None, :]
+    noise = boxes.new_empty(*boxes.shape[:-1], TRIES_BESIDE, 3).uniform_() if noise is None else noise.to(boxes.dtype)
+    size = (min_scale + (max_scale - min_scale) * noise[..., :1]) * box_size(boxes)[..., None, :]
+    center = box_center(boxes)[..., None, :]
+    copy = _box(center + (2 * noise[..., 1:] - 1) * (0.5 + reach) * size, size)
+    seen = clip_boxes(copy, limit)
+    iou = box_iou(seen, _box(center, size))
+    fits = (iou > min_iou) & (iou < max_iou) & (box_area(seen) > min_inside * size.prod(-1))
+    return _first(copy, fits, torch.zeros_like(boxes))
+
+
+@checked
 def context_guided_pasting(
     image: Float[Tensor, "*batch c n m"],
     source: Float[Tensor, "*batch k c n m"],
@@ -290,10 +474,10 @@ def context_guided_pasting(
 
     $$ I \leftarrow (1 - \alpha_k)\, I + \alpha_k\, S_k \qquad \text{for } k = 1, 2, \dots $$
 
-    with the object's box $S_k$ resized bilinearly to the one it is to fill. This is the last step: `candidate_boxes` and `context_frames`
-    are shown to the `ContextNetwork`; `pasting_candidates`, `fitting_instances` and `drawn_places` choose what goes where; what is then
-    still annotated is `uncovered`. A later object hides an earlier one. The authors take for
-    $\alpha$ the mask, or the mask after a Gaussian or a box blur, which they toss for.
+    with the object's box $S_k$ resized bilinearly to the one it is to fill. This is the last step: the `ContextNetwork` is asked about
+    `candidate_boxes`, which are `jittered_boxes` in `context_frames`; `pasting_candidates`, `fitting_instances` and `drawn_places` choose
+    what goes where, and `recoloured_instances` may change what that is; what is then still annotated is `uncovered`. A later object hides
+    an earlier one. The authors take for $\alpha$ the mask, or the mask after a Gaussian or a box blur, which they toss for.
 
     Args:
         image: the scene, `n` rows of `m` pixels.
@@ -339,3 +523,21 @@ def _covered(boxes: Tensor, others: Tensor) -> Tensor:
     """Which share of each box each other one covers, `[*batch k m]`."""
     shared = box_intersection(others[..., :, None, :], boxes[..., None, :, :])
     return safe_divide(shared, box_area(boxes)[..., None, :])
+
+
+def _box(center: Tensor, size: Tensor) -> Tensor:
+    """The box of a centre, a width and a height."""
+    return torch.cat((center - size / 2, center + size / 2), -1)
+
+
+def _inside(boxes: Tensor, n: int, m: int) -> Tensor:
+    """Which of `n` rows of `m` pixels have their centre in each box, `[*batch k n m]`."""
+    y, x = (torch.arange(side, device=boxes.device) + 0.5 for side in (n, m))
+    x1, y1, x2, y2 = boxes[..., None].unbind(-2)
+    return ((y >= y1) & (y < y2))[..., :, None] & ((x >= x1) & (x < x2))[..., None, :]
+
+
+def _first(tries: Tensor, fits: Tensor, otherwise: Tensor) -> Tensor:
+    """The first of `g` tries that fits, and another box where none does, `[*batch k 4]`."""
+    missed = (~fits).long().cumprod(-1).sum(-1)[..., None, None]
+    return torch.cat((tries, otherwise[..., None, :]), -2).gather(-2, missed.expand(*missed.shape[:-1], 4)).squeeze(-2)

@@ -7,14 +7,20 @@ from torch.nn.functional import cross_entropy
 from reference_impl.generation import (
     ContextNetwork,
     background_contexts,
+    boxes_beside,
     candidate_boxes,
     context_frames,
     context_guided_pasting,
+    distorted_colours,
     drawn_places,
+    enlarged_boxes,
     fitting_instances,
+    jittered_boxes,
+    recoloured_instances,
     uncovered,
 )
-from reference_impl.ops.boxes import box_area, box_intersection, box_iou, box_size
+from reference_impl.ops.boxes import box_area, box_center, box_intersection, box_iou, box_size, clip_boxes
+from reference_impl.ops.colour import luminance
 
 DRAWS = 6000
 
@@ -64,6 +70,38 @@ def test_a_frame_contains_its_box_lies_in_the_image_and_shows_enough(device: str
         assert (box_area(frame) - box_area(box) >= least * 3000 - 1e-6).all()
 
 
+def test_a_jittered_box_is_the_first_try_that_is_small_enough(device: str) -> None:
+    size = pixels(60, 50, device=device)
+    corner, noise = size * uniform(300, 2, device=device) / 4, uniform(300, 4, 3, device=device)
+    large = torch.cat((corner, size - corner.flip(0)), -1)
+    found = jittered_boxes(large, size, noise)
+    stayed = 0
+    for box, tries, got in zip(large, noise, found, strict=True):
+        expected = box
+        for u, x, y in tries.tolist():
+            half = (1 + 0.3 * u) * box_size(box) / 2
+            center = box_center(box) + 0.3 * u * half * pixels(2 * x - 1, 2 * y - 1, device=device)
+            cut = clip_boxes(torch.cat((center - half, center + half)), size)
+            if (2 * half < size).all() and box_area(cut) < 0.7 * 3000:
+                expected = cut
+                break
+        stayed += expected is box
+        torch.testing.assert_close(got, expected)
+    assert 0 < stayed < 300
+
+
+def test_a_jittered_box_reaches_every_size_and_place_that_it_may(device: str) -> None:
+    box, size = pixels(25, 20, 35, 30, device=device), pixels(60, 50, device=device)
+    drawn = jittered_boxes(box.expand(DRAWS, 4), size, uniform(DRAWS, 1, 3, device=device))
+    scale = box_size(drawn) / 10
+    torch.testing.assert_close(scale[:, 0], scale[:, 1])
+    where = (box_center(drawn) - box_center(box)) / (5 * scale * (scale - 1)) / 2 + 0.5
+    for share in ((scale[:, 0] - 1) / 0.3, *where.unbind(-1)):
+        count = (10 * share.clamp(0, 1 - 1e-9)).long().bincount(minlength=10)
+        # 9 degrees of freedom, of which 33.7 is the 1 - 1e-4 quantile.
+        assert chi_square(count, torch.full((10,), DRAWS / 10, device=device)) < 33.7
+
+
 def test_background_covers_little_of_every_object(device: str) -> None:
     objects, candidates = boxes(8, device), boxes(300, device).flip(0)
     found = background_contexts(objects, candidates)
@@ -86,6 +124,32 @@ def test_the_network_sees_neither_the_inside_of_the_box_nor_what_is_outside_the_
     assert network(hidden, box, frame).equal(before)
     hidden[..., 7, 12] += 5
     assert not network(hidden, box, frame).equal(before)
+
+
+def test_colours_change_in_each_of_four_orders_as_often(device: str) -> None:
+    """A pixel of one channel shows the order: what is added before the contrast is changed, or before values are cut, is not the same."""
+    image = uniform(3, 1, 2, device=device)
+    noise = torch.cat((uniform(DRAWS, 1, device=device), pixels(0.9, 0.9, 0.8, 0.9, device=device).expand(DRAWS, 4)), -1)
+    _, count = distorted_colours(image.expand(DRAWS, 3, 1, 2), noise).flatten(1).unique(dim=0, return_counts=True)
+    # 3 degrees of freedom, of which 21.1 is the 1 - 1e-4 quantile.
+    assert chi_square(count, torch.full((4,), DRAWS / 4, device=device)) < 21.1
+
+
+def test_each_change_of_colours_does_what_its_name_says(device: str) -> None:
+    image = 0.3 + 0.4 * uniform(200, 3, 4, 5, device=device)
+    none = {"brightness": 0.0, "saturation": 0.0, "hue": 0.0, "contrast": 0.0}
+    torch.testing.assert_close(distorted_colours(image, **none), image)
+    brighter = (distorted_colours(image, **none | {"brightness": 0.2}) - image).flatten(1)
+    torch.testing.assert_close(brighter, brighter[:, :1].expand_as(brighter))
+    assert brighter.abs().max() <= 0.2
+    turned = distorted_colours(image, **none | {"hue": 0.5})
+    torch.testing.assert_close(turned.amax(1), image.amax(1))
+    torch.testing.assert_close(turned.amin(1), image.amin(1))
+    stretched = distorted_colours(image, **none | {"contrast": 0.2})
+    torch.testing.assert_close(stretched.mean((-2, -1)), image.mean((-2, -1)))
+    torch.testing.assert_close(distorted_colours(image, **none | {"saturation": 0.2}).amax(1), image.amax(1))
+    assert not turned.equal(image)
+    assert not stretched.equal(image)
 
 
 def scenes(n: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -184,6 +248,67 @@ def test_places_are_drawn_in_proportion_to_their_scores_one_after_the_other(devi
             expected.append(DRAWS * p * q / total * (1 / (total - p) + 1 / (total - q)))
     # 5 degrees of freedom, of which 25.7 is the 1 - 1e-4 quantile.
     assert chi_square(torch.stack(pairs), torch.tensor(expected, device=device)) < 25.7
+
+
+def test_half_of_the_time_contrast_colour_or_brightness_changes(device: str) -> None:
+    draw = uniform(DRAWS, 3, device=device)
+    source = 0.4 + 0.2 * uniform(3, 2, 2, device=device)
+    changed = recoloured_instances(source.expand(DRAWS, 3, 2, 2), pixels(0, 0, 2, 2, device=device).expand(DRAWS, 4), draw)
+    assert (changed == source).flatten(1).all(1).equal((draw < 0.5).all(1))
+    brightness = luminance(changed).mean((-3, -2, -1)) / luminance(source).mean()
+    same = (brightness - 1).abs() < 1e-9
+    assert same.equal(draw[:, 2] < 0.5)
+    assert 0.5 <= brightness.min() < 0.51
+    assert 1.49 < brightness.max() < 1.5
+
+
+def test_an_enlarged_object_covers_itself(device: str) -> None:
+    """Nothing of the old object is seen, and its centre stays."""
+    tight = torch.tensor([[4.0, 5, 12, 11], [14, 2, 26, 17]], dtype=torch.float64, device=device)
+    image = torch.zeros(1, 20, 30, dtype=torch.float64, device=device)
+    mask = torch.zeros(2, 20, 30, dtype=torch.bool, device=device)
+    for k, (x1, y1, x2, y2) in enumerate(tight.int().tolist()):
+        mask[k, y1:y2, x1:x2] = True
+        image[:, y1:y2, x1:x2] = k + 1
+    target = enlarged_boxes(tight, uniform(2, device=device))
+    torch.testing.assert_close(box_center(target), box_center(tight))
+    scale = box_size(target) / box_size(tight)
+    torch.testing.assert_close(scale[:, 0], scale[:, 1])
+    assert (scale >= 1.2).all()
+    assert (scale <= 1.6).all()
+    marked, _ = context_guided_pasting(image, image.expand(2, 1, 20, 30) + 5, mask, tight, target)
+    assert (marked[:, mask.any(0)] > 5).all()
+
+
+def test_a_copy_is_the_first_try_that_lies_beside_its_object(device: str) -> None:
+    size, own = pixels(60, 50, device=device), boxes(300, device)
+    noise = uniform(300, 3, 3, device=device)
+    placed = boxes_beside(own, size, noise)
+    nowhere = 0
+    for box, tries, got in zip(own, noise, placed, strict=True):
+        expected = torch.zeros_like(box)
+        for u, x, y in tries.tolist():
+            half = (0.5 + 1.5 * u) * box_size(box) / 2
+            shift = 1.5 * half * pixels(2 * x - 1, 2 * y - 1, device=device)
+            scaled = torch.cat((box_center(box) - half, box_center(box) + half))
+            copy = scaled + shift.repeat(2)
+            seen = clip_boxes(copy, size)
+            if 0.2 < box_iou(seen, scaled) < 0.7 and box_area(seen) > 0.35 * box_area(copy):
+                expected = copy
+                break
+        nowhere += not expected.any()
+        torch.testing.assert_close(got, expected)
+    assert 0 < nowhere < 300
+
+
+def test_a_copy_is_pasted_without_any_limit_of_overlap_where_that_is_asked(device: str) -> None:
+    own, size = boxes(400, device), pixels(60, 50, device=device)
+    placed = boxes_beside(own, size, uniform(400, 1, 3, device=device), reach=0.6, min_iou=-1.0, max_iou=2.0)
+    used = box_area(placed) > 0
+    away = (box_center(placed) - box_center(own)).abs() / box_size(placed)
+    assert (away[used] <= 1.1).all()
+    assert (away[used] > 0.75).any()
+    assert (box_area(clip_boxes(placed, size))[used] > 0.35 * box_area(placed)[used]).all()
 
 
 def test_one_after_the_other_is_all_at_once(device: str) -> None:
