@@ -22,21 +22,25 @@ from reference_impl.generation import (
     background_contexts,
     blurred_mask,
     bounding_box_generator,
+    boxes_beside,
     candidate_boxes,
     context_frames,
     context_guided_pasting,
     cut_paste,
     drawn_places,
+    enlarged_boxes,
     feature_discriminator_loss,
     feature_generator_loss,
     fitting_instances,
     hardest_window,
     instance_switching,
     iou_uniform,
+    jittered_boxes,
     motion_blur,
     pasting_candidates,
     poisson_blend,
     random_shift,
+    recoloured_instances,
     scale_and_rotate,
     task_aware_synthesis,
 )
@@ -170,7 +174,7 @@ def _pasted_by_context() -> list[Picture]:
     for _ in range(STEPS):
         pick = torch.randint(len(images), (12,))
         candidates = candidate_boxes(size.expand(12, 2), *shapes, torch.rand(12, 2, 4))
-        asked = torch.cat((boxes[pick], candidates), 1)
+        asked = jittered_boxes(torch.cat((boxes[pick], candidates), 1), size.expand(12, 2))
         logits = network(images[pick] - mean, asked, context_frames(asked, size.expand(12, 2)))
         background = torch.where(background_contexts(boxes[pick], candidates), 2, UNUSED)
         labels = torch.cat((torch.arange(2).expand(12, 2), background), 1)
@@ -183,15 +187,20 @@ def _pasted_by_context() -> list[Picture]:
     label, score = pasting_candidates(logits, places, size)
     index, target = fitting_instances(places, label, torch.tensor([BALL, HOUSE]), torch.arange(2), size)
     used = drawn_places(score.where(index >= 0, 0))
-    source, mask = (x[index[used]] for x in _objects())
-    after, _ = context_guided_pasting(empty, source, mask, torch.tensor([BALL, HOUSE])[index[used]], target[used])
+    (source, mask), tight = _objects(), torch.tensor([BALL, HOUSE])
+    after, _ = context_guided_pasting(empty, source[index[used]], mask[index[used]], tight[index[used]], target[used])
     balls, houses = (int((label == c).sum()) for c in range(2))
+    larger, _ = context_guided_pasting(images[0], source, mask, tight, enlarged_boxes(boxes[0]))
+    other = recoloured_instances(source, tight, torch.tensor([0.9, 0.6, 0.7]).expand(2, 3))
+    beside, _ = context_guided_pasting(images[0], other, mask, tight, boxes_beside(boxes[0], size))
     return [
         _picture(images[0], "one of 64 scenes that show where balls and houses are"),
         _picture(
             _outlined(empty, places, label), f"60 places: the context speaks for a ball at {balls} (orange), for a house at {houses} (red)"
         ),
         _picture(after, "two of these places, drawn by their scores, are filled"),
+        _picture(larger, "without the network: the objects of the first scene, enlarged in place"),
+        _picture(beside, "without the network: copies beside them, with other contrast, colour and brightness"),
     ]
 
 

@@ -13,7 +13,7 @@ __all__ = ["luminance", "scale_saturation", "turn_hue"]
 @checked
 def luminance(image: Float[Tensor, "*batch 3 n m"]) -> Float[Tensor, "*batch 1 n m"]:
     """How bright each pixel looks: 0.299 of its red, 0.587 of its green and 0.114 of its blue."""
-    red, green, blue = widen(image).split(1, -3)
+    red, green, blue = widen(image).chunk(3, -3)
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
@@ -41,7 +41,7 @@ def turn_hue(image: Float[Tensor, "*batch 3 n m"], turn: Float[Tensor, "*batch"]
     """
     image = widen(image)
     high, chroma = _high_and_chroma(image)
-    red, green, blue = image.split(1, -3)
+    red, green, blue = image.chunk(3, -3)
     sixth = torch.where(green == high, safe_divide(blue - red, chroma) + 2, safe_divide(red - green, chroma) + 4)
     sixth = torch.where(red == high, safe_divide(green - blue, chroma), sixth) + 6 * widen(turn)[..., None, None, None]
     away = torch.cat((sixth + 5, sixth + 3, sixth + 1), -3) % 6
