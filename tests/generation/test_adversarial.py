@@ -1,9 +1,12 @@
 """Laws of the two adversaries of A-Fast-RCNN, and that they train."""
 
 import math
+from collections.abc import Callable
+from copy import deepcopy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from reference_impl.generation import (
     OcclusionNetwork,
@@ -108,9 +111,60 @@ def test_the_adversarial_step_reinforces_masks_that_worked(device: str) -> None:
     assert occlusion_loss(network(features), mask, before, after).mean() < loss.mean()
 
 
-def filled(network: torch.nn.Module, value: float, device: str) -> torch.nn.Module:
+def examples(n: int, device: str) -> tuple[Tensor, Tensor]:
+    """Noise, and in every second region two traces of the class at two places: a strong one in one channel, a weak one in another."""
+    generator = torch.Generator().manual_seed(0)
+    features, windows = torch.rand(n, 4, 7, 7, generator=generator), OcclusionNetwork.windows()
+    foreground = torch.arange(n) % 2 == 1
+    for channel, strength in ((0, 3.0), (1, 1.5)):
+        features[:, channel] += strength * foreground[:, None, None] * windows[torch.randint(len(windows), (n,), generator=generator)]
+    return features.to(device), foreground.to(device)
+
+
+def test_detector_and_adversary_learn_in_three_stages(device: str) -> None:
+    """The detector, the adversary against it, then both, with every second region as it is. That makes it harder to fool than going on
+    alone."""
+    torch.manual_seed(0)
+    features, foreground = examples(128, device)
+    windows, label = OcclusionNetwork.windows().to(device), foreground.long()
+    detector = nn.Sequential(nn.Flatten(), nn.Linear(4 * 49, 16), nn.ReLU(), nn.Linear(16, 2)).to(device)
+    adversary = OcclusionNetwork(channels=4, hidden=8).to(device)
+
+    def sure(detector: nn.Module, x: Tensor) -> Tensor:
+        return detector(x.flatten(0, -4)).softmax(-1)[:, 1].view(x.shape[:-3])
+
+    def with_windows(detector: nn.Module) -> Tensor:
+        return sure(detector, features[foreground][:, None].masked_fill(windows[:, None], 0))
+
+    def joint() -> tuple[Tensor, Tensor]:
+        dropped, mask = adversarial_dropout(features, adversary(features), foreground)
+        taught = occlusion_loss(adversary(features), mask, sure(detector, features), sure(detector, dropped))
+        given = torch.where(torch.rand(len(label), 1, 1, 1, device=device) < 0.5, features, dropped)
+        return cross_entropy(detector(given), label), (taught * foreground).mean()
+
+    assert (train(detector, 60, lambda: (cross_entropy(detector(features), label),)) < 0.25).all()
+    hardest, alone = hardest_window(with_windows(detector), windows), deepcopy(detector)
+    assert (train(adversary, 80, lambda: (occlusion_loss(adversary(features[foreground]), hardest).mean(),)) < 0.25).all()
+    assert (train(nn.ModuleList((detector, adversary)), 80, joint) < 0.25).all()
+    train(alone, 80, lambda: (cross_entropy(alone(features), label),))
+    assert with_windows(detector).amin(-1).mean() > with_windows(alone).amin(-1).mean() + 0.2
+
+
+def train(module: nn.Module, steps: int, losses: Callable[[], tuple[Tensor, ...]]) -> Tensor:
+    """What the last five steps have left of each loss of the first five."""
+    optimiser, found = torch.optim.Adam(module.parameters(), lr=0.01), []
+    for _ in range(steps):
+        optimiser.zero_grad()
+        step = torch.stack(losses())
+        step.sum().backward()
+        optimiser.step()
+        found.append(step.detach())
+    return torch.stack(found[-5:]).sum(0) / torch.stack(found[:5]).sum(0)
+
+
+def filled(network: nn.Module, value: float, device: str) -> nn.Module:
     for parameter in network.parameters():
-        torch.nn.init.constant_(parameter, value)
+        nn.init.constant_(parameter, value)
     return network.to(device, torch.float64)
 
 
@@ -155,8 +209,8 @@ def test_a_turn_agrees_with_a_sampled_grid(device: str) -> None:
     angle = torch.linspace(-1, 1, 6, dtype=torch.float64, device=device)
     zero = torch.zeros_like(angle)
     matrix = torch.stack((angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero), -1).view(6, 2, 3)
-    grid = torch.nn.functional.affine_grid(matrix, list(features.shape), align_corners=False)
-    expected = torch.nn.functional.grid_sample(features, grid, align_corners=False)
+    grid = nn.functional.affine_grid(matrix, list(features.shape), align_corners=False)
+    expected = nn.functional.grid_sample(features, grid, align_corners=False)
     torch.testing.assert_close(adversarial_transformer(features, angle[:, None]), expected)
 
 
