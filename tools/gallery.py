@@ -28,7 +28,6 @@ from reference_impl.generation import (
     context_guided_pasting,
     cut_paste,
     drawn_places,
-    enlarged_boxes,
     feature_discriminator_loss,
     feature_generator_loss,
     fitting_instances,
@@ -42,6 +41,7 @@ from reference_impl.generation import (
     random_shift,
     recoloured_instances,
     scale_and_rotate,
+    scaled_boxes,
     task_aware_synthesis,
 )
 from reference_impl.ops.boxes import box_iou
@@ -190,9 +190,10 @@ def _pasted_by_context() -> list[Picture]:
     (source, mask), tight = _objects(), torch.tensor([BALL, HOUSE])
     after, _ = context_guided_pasting(empty, source[index[used]], mask[index[used]], tight[index[used]], target[used])
     balls, houses = (int((label == c).sum()) for c in range(2))
-    larger, _ = context_guided_pasting(images[0], source, mask, tight, enlarged_boxes(boxes[0]))
+    larger, _ = context_guided_pasting(images[0], source, mask, tight, scaled_boxes(boxes[0]))
     other = recoloured_instances(source, tight, torch.tensor([0.9, 0.6, 0.7]).expand(2, 3))
-    beside, _ = context_guided_pasting(images[0], other, mask, tight, boxes_beside(boxes[0], size))
+    beside = boxes_beside(scaled_boxes(boxes[0], min_scale=0.5, max_scale=2.0), size)
+    copied, _ = context_guided_pasting(images[0], other, mask, tight, beside)
     return [
         _picture(images[0], "one of 64 scenes that show where balls and houses are"),
         _picture(
@@ -200,7 +201,7 @@ def _pasted_by_context() -> list[Picture]:
         ),
         _picture(after, "two of these places, drawn by their scores, are filled"),
         _picture(larger, "without the network: the objects of the first scene, enlarged in place"),
-        _picture(beside, "without the network: copies beside them, with other contrast, colour and brightness"),
+        _picture(copied, "without the network: copies beside them, with other contrast, colour and brightness"),
     ]
 
 

@@ -11,11 +11,11 @@ from reference_impl.generation.context_guided_pasting import (
     context_guided_pasting,
     distorted_colours,
     drawn_places,
-    enlarged_boxes,
     fitting_instances,
     jittered_boxes,
     pasting_candidates,
     recoloured_instances,
+    scaled_boxes,
     uncovered,
 )
 from reference_impl.generation.cut_paste import (
@@ -78,7 +78,6 @@ __all__ = [
     "discriminator_loss",
     "distorted_colours",
     "drawn_places",
-    "enlarged_boxes",
     "feature_discriminator_loss",
     "feature_generator_loss",
     "fitting_instances",
@@ -97,6 +96,7 @@ __all__ = [
     "receptive_field_mismatch",
     "recoloured_instances",
     "scale_and_rotate",
+    "scaled_boxes",
     "switching_candidates",
     "switching_weight",
     "synthesiser_loss",

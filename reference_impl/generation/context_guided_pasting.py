@@ -22,11 +22,11 @@ __all__ = [
     "context_guided_pasting",
     "distorted_colours",
     "drawn_places",
-    "enlarged_boxes",
     "fitting_instances",
     "jittered_boxes",
     "pasting_candidates",
     "recoloured_instances",
+    "scaled_boxes",
     "uncovered",
 ]
 
@@ -390,7 +390,7 @@ def recoloured_instances(
 
 
 @checked
-def enlarged_boxes(
+def scaled_boxes(
     boxes: Float[Tensor, "*batch k 4"], noise: Float[Tensor, "*batch k"] | None = None, *, min_scale: float = 1.2, max_scale: float = 1.6
 ) -> Float[Tensor, "*batch k 4"]:
     r"""Where objects go that are to cover themselves: to the same place, larger. No network has to be asked.
@@ -403,8 +403,8 @@ def enlarged_boxes(
     Args:
         boxes: tight boxes of the objects, absolute `(x1, y1, x2, y2)` in pixels.
         noise: uniform in [0, 1); a fresh draw by default.
-        min_scale: $s_0$.
-        max_scale: $s_1$.
+        min_scale: $s_0$; for `boxes_beside` 1/2.
+        max_scale: $s_1$; for `boxes_beside` 2.
 
     Returns:
         Boxes with the same centres. They may reach beyond the image, so a coordinate may be negative.
@@ -418,46 +418,39 @@ def enlarged_boxes(
 def boxes_beside(
     boxes: Float[Tensor, "*batch k 4"],
     image_size: Float[Tensor, "*batch 2"],
-    noise: Float[Tensor, "*batch k g 3"] | None = None,
+    noise: Float[Tensor, "*batch k g 2"] | None = None,
     *,
-    min_scale: float = 0.5,
-    max_scale: float = 2.0,
     reach: float = 0.25,
     min_iou: float = 0.2,
     max_iou: float = 0.7,
     min_inside: float = 0.35,
 ) -> Float[Tensor, "*batch k 4"]:
-    r"""Where copies of objects go: beside the object itself, at another size. No network has to be asked.
+    r"""Where copies of objects go: beside the objects themselves. No network has to be asked.
 
-    $$ s \sim \mathcal U[s_0, s_1], \qquad x' - x \sim \mathcal U\big[-(\tfrac12 + r) s w, (\tfrac12 + r) s w\big], \qquad
-    \theta_0 < \mathrm{IoU}(B' \cap I, s B) < \theta_1 $$
+    $$ x' - x \sim \mathcal U\big[-(\tfrac12 + r) w, (\tfrac12 + r) w\big], \qquad \theta_0 < \mathrm{IoU}(B' \cap I, B) < \theta_1 $$
 
-    for the centre $x$, and likewise in y; $B'$ is the copy's box, $I$ the image, and $s B$ the object's box, scaled about its centre.
-    `context_guided_pasting` does it, with the image as source and these boxes as target; the old box stays in the annotation if it is
-    `uncovered`. No gradient passes through.
+    for the centre $x$, and likewise in y, with the copy's box $B'$ and the image $I$. `context_guided_pasting` does it, with the image as
+    source and these boxes as target; an old box stays in the annotation if it is `uncovered`. No gradient passes through.
 
     Args:
-        boxes: tight boxes $B$ of the objects, absolute `(x1, y1, x2, y2)` in pixels.
+        boxes: boxes $B$ around the objects, absolute `(x1, y1, x2, y2)` in pixels, as large as the copies shall be: `scaled_boxes`.
         image_size: width and height in pixels.
-        noise: for scale, x and y of each of `g` tries, uniform in [0, 1); 50 fresh draws by default.
-        min_scale: $s_0$.
-        max_scale: $s_1$.
+        noise: for x and y of each of `g` tries, uniform in [0, 1); 50 fresh draws by default.
         reach: $r$.
         min_iou: $\theta_0$.
         max_iou: $\theta_1$.
-        min_inside: which share of it must be in the image, at least.
+        min_inside: the share of a copy's area in the image, which it must exceed.
 
     Returns:
         The first try that fits, which may reach beyond the image, so a coordinate may be negative; a box without area where none does.
     """
     boxes, limit = widen(boxes.detach()), widen(image_size.detach())[..., None, None, :]
-    noise = boxes.new_empty(*boxes.shape[:-1], TRIES_BESIDE, 3).uniform_() if noise is None else noise.to(boxes.dtype)
-    size = (min_scale + (max_scale - min_scale) * noise[..., :1]) * box_size(boxes)[..., None, :]
-    center = box_center(boxes)[..., None, :]
-    copy = _box(center + (2 * noise[..., 1:] - 1) * (0.5 + reach) * size, size)
+    noise = boxes.new_empty(*boxes.shape[:-1], TRIES_BESIDE, 2).uniform_() if noise is None else noise.to(boxes.dtype)
+    own = boxes[..., None, :]
+    copy = _box(box_center(own) + (2 * noise - 1) * (0.5 + reach) * box_size(own), box_size(own))
     seen = clip_boxes(copy, limit)
-    iou = box_iou(seen, _box(center, size))
-    fits = (iou > min_iou) & (iou < max_iou) & (box_area(seen) > min_inside * size.prod(-1))
+    iou = box_iou(seen, own)
+    fits = (iou > min_iou) & (iou < max_iou) & (box_area(seen) > min_inside * box_area(own))
     return _first(copy, fits, torch.zeros_like(boxes))
 
 

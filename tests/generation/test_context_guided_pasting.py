@@ -13,10 +13,10 @@ from reference_impl.generation import (
     context_guided_pasting,
     distorted_colours,
     drawn_places,
-    enlarged_boxes,
     fitting_instances,
     jittered_boxes,
     recoloured_instances,
+    scaled_boxes,
     uncovered,
 )
 from reference_impl.ops.boxes import box_area, box_center, box_intersection, box_iou, box_size, clip_boxes
@@ -270,7 +270,7 @@ def test_an_enlarged_object_covers_itself(device: str) -> None:
     for k, (x1, y1, x2, y2) in enumerate(tight.int().tolist()):
         mask[k, y1:y2, x1:x2] = True
         image[:, y1:y2, x1:x2] = k + 1
-    target = enlarged_boxes(tight, uniform(2, device=device))
+    target = scaled_boxes(tight, uniform(2, device=device))
     torch.testing.assert_close(box_center(target), box_center(tight))
     scale = box_size(target) / box_size(tight)
     torch.testing.assert_close(scale[:, 0], scale[:, 1])
@@ -281,19 +281,16 @@ def test_an_enlarged_object_covers_itself(device: str) -> None:
 
 
 def test_a_copy_is_the_first_try_that_lies_beside_its_object(device: str) -> None:
-    size, own = pixels(60, 50, device=device), boxes(300, device)
-    noise = uniform(300, 3, 3, device=device)
+    size, own = pixels(60, 50, device=device), scaled_boxes(boxes(300, device), uniform(300, device=device), min_scale=0.5, max_scale=2.0)
+    noise = uniform(300, 3, 2, device=device)
     placed = boxes_beside(own, size, noise)
     nowhere = 0
     for box, tries, got in zip(own, noise, placed, strict=True):
         expected = torch.zeros_like(box)
-        for u, x, y in tries.tolist():
-            half = (0.5 + 1.5 * u) * box_size(box) / 2
-            shift = 1.5 * half * pixels(2 * x - 1, 2 * y - 1, device=device)
-            scaled = torch.cat((box_center(box) - half, box_center(box) + half))
-            copy = scaled + shift.repeat(2)
+        for x, y in tries.tolist():
+            copy = box + (0.75 * box_size(box) * pixels(2 * x - 1, 2 * y - 1, device=device)).repeat(2)
             seen = clip_boxes(copy, size)
-            if 0.2 < box_iou(seen, scaled) < 0.7 and box_area(seen) > 0.35 * box_area(copy):
+            if 0.2 < box_iou(seen, box) < 0.7 and box_area(seen) > 0.35 * box_area(copy):
                 expected = copy
                 break
         nowhere += not expected.any()
@@ -303,7 +300,7 @@ def test_a_copy_is_the_first_try_that_lies_beside_its_object(device: str) -> Non
 
 def test_a_copy_is_pasted_without_any_limit_of_overlap_where_that_is_asked(device: str) -> None:
     own, size = boxes(400, device), pixels(60, 50, device=device)
-    placed = boxes_beside(own, size, uniform(400, 1, 3, device=device), reach=0.6, min_iou=-1.0, max_iou=2.0)
+    placed = boxes_beside(own, size, uniform(400, 1, 2, device=device), reach=0.6, min_iou=-1.0, max_iou=2.0)
     used = box_area(placed) > 0
     away = (box_center(placed) - box_center(own)).abs() / box_size(placed)
     assert (away[used] <= 1.1).all()
