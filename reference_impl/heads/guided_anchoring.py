@@ -145,7 +145,7 @@ def shape_targets(
     negative: float = 0.3,
     lowest: float = 0.3,
 ) -> Int[Tensor, "*#batch n"]:
-    r"""Says which ground truth the box at a place shall take the shape of, although the box is not there yet.
+    r"""Says which ground truth the box at a place should take the shape of, although the box is not there yet.
 
     $$ \mathrm{vIoU}(a_{wh}, g) = \max_{w, h} \mathrm{IoU}(a_{wh}, g) $$
 

@@ -64,6 +64,7 @@ def _update(logits: Tensor, labels: Tensor, loss: Tensor, valid: Tensor | None, 
     ranking = Ranking(logits, labels, valid, delta=delta)
     false_positives = ranking.negatives.times()
     positives = Ramps(ranking.depth, ranking.depth)
+    # The ramp gives each positive half of itself, its rank all of it.
     rank = positives.times() + 0.5 + false_positives
     localisation = ranking.of_boxes(widen(loss)).double()
 

@@ -55,6 +55,7 @@ def ap_loss(
 def _update(logits: Tensor, labels: Tensor, valid: Tensor | None, delta: float) -> tuple[Tensor, Tensor]:
     ranking = Ranking(logits, labels, valid, delta=delta)
     false_positives = ranking.negatives.times()
+    # The ramp gives each positive half of itself, its rank all of it.
     rank = Ramps(ranking.depth, ranking.depth).times() + 0.5 + false_positives
     error = torch.where(ranking.positive, false_positives / rank, 1).flip(-1).cummin(-1).values.flip(-1) * ranking.share
     pushed_down = ranking.negatives.transposed_times(error / false_positives.clamp(min=torch.finfo(error.dtype).tiny))

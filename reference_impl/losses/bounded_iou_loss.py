@@ -19,7 +19,8 @@ def bounded_iou_loss(pred: Float[Tensor, "*batch 4"], target: Float[Tensor, "*ba
     $$ \mathrm{IoU}_B(c_x, \bar c_x) = \max\left(0, \frac{w - 2|\bar c_x - c_x|}{w + 2|\bar c_x - c_x|}\right), \qquad
     \mathrm{IoU}_B(w, \bar w) = \min\left(\frac{\bar w}{w}, \frac{w}{\bar w}\right) $$
 
-    Survey, Eqs. 15, 16 and 17; $c_y$ and $h$ likewise. $1 - \mathrm{IoU}_B$ is never above 1, and up to there smooth L1 is half a square:
+    Survey, Eqs. 15, 16 and 17, for the centre $c_x$ and the width $w$ of the target, $\bar c_x$ and $\bar w$ of the prediction; $c_y$ and
+    $h$ likewise. $1 - \mathrm{IoU}_B$ is never above 1, and up to there smooth L1 is half a square:
     hence the right side of the first line. The author's code sums the four and averages over the images of a batch.
 
     Args:
@@ -35,6 +36,7 @@ def bounded_iou_loss(pred: Float[Tensor, "*batch 4"], target: Float[Tensor, "*ba
     """
     (pred_lower, pred_upper), (lower, upper) = torch.split(widen(pred), 2, -1), torch.split(widen(target), 2, -1)
     size, pred_size = (upper - lower).clamp_min(0), pred_upper - pred_lower
+    # Twice the distance of the centres.
     gap = (pred_lower + pred_upper - (lower + upper)).abs()
     position = safe_divide(size - gap, size + gap)
     extent = safe_divide(torch.minimum(size, pred_size), torch.maximum(size, pred_size))

@@ -23,7 +23,7 @@ def diou_loss(pred: Float[Tensor, "*batch 4"], target: Float[Tensor, "*batch 4"]
         target: ground-truth boxes $B$, the same.
 
     Returns:
-        One loss for each pair, in [0, 2]. Two boxes without area lose 1 and the distance term.
+        One loss for each pair, in [0, 2]. Two boxes without area have loss 1 plus the distance term.
 
     Raises:
         ValueError: the shapes differ, or the last dimension is not 4.
@@ -41,7 +41,7 @@ def diou_nms(
     limit: int = 100,
     threshold: float = 0.5,
 ) -> Bool[Tensor, "*batch n"]:
-    r"""Non-maximum suppression that spares boxes with their centres apart, as they may well be two objects.
+    r"""Non-maximum suppression that spares boxes whose centres are apart, as they may well be two objects.
 
     $$ s_i = 0 \quad \text{where} \quad \mathrm{IoU}(M, B_i) - \frac{d^2(M_C, B_{i,C})}{E_D^2} > \varepsilon $$
 

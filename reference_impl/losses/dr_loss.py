@@ -62,6 +62,6 @@ def dr_loss(
     share = (-of_own / lambda_positive).masked_fill(~positive, torch.finfo(of_own.dtype).min).softmax(-1)
     high = torch.where(positive.any(-1), (share * of_own).sum(-1), 1)
     loss = scale / sharpness * softplus(sharpness * (low - high + margin))
-    if valid is None and labels.shape[-1] > 0:
-        return loss
-    return 0 * loss if valid is None else torch.where(valid.any(-1), loss, 0)
+    if valid is None:
+        return loss if labels.shape[-1] > 0 else 0 * loss
+    return torch.where(valid.any(-1), loss, 0)

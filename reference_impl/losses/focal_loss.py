@@ -69,4 +69,5 @@ def focal_loss(
 
 
 def _power(error: Tensor, gamma: float) -> Tensor:
+    """`error` to the power of `gamma`; at an error of 0 the gradient is 0, also for an exponent below 1."""
     return error.clamp(min=torch.finfo(error.dtype).tiny) ** gamma

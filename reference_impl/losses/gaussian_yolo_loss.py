@@ -43,6 +43,7 @@ def gaussian_yolo_loss(
     deviation = widen(deviation)
     deviation = deviation.clamp(min=torch.finfo(deviation.dtype).eps)
     standardised = (widen(pred) - widen(target)) / deviation
+    # The logarithm of a likelihood h plus epsilon is that of epsilon plus softplus of the logarithm of h / epsilon.
     log_height = -(deviation + offset).log() - (math.log(2 * math.pi) / 2 + math.log(epsilon))
     above_epsilon = softplus(torch.addcmul(log_height, standardised, standardised, value=-0.5), threshold=40)
     return (above_epsilon + math.log(epsilon)) / -2

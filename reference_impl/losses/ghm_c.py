@@ -143,6 +143,7 @@ def ghm_c_counts(
     valid = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
     index, has_class = own_class(labels, logits.shape[-1])
     own, has_class = logits.gather(-1, index).squeeze(-1), has_class.squeeze(-1) & valid
+    # As if no box had a class; then the entry of its class moves to its own bin.
     as_negatives = sum(
         bin_counts(x.sigmoid().flatten(-2), valid[..., rows, None].expand(x.shape).flatten(-2), bins=bins)
         for rows in row_blocks(logits)

@@ -20,7 +20,7 @@ def iou_loss(pred: Float[Tensor, "*batch 4"], target: Float[Tensor, "*batch 4"],
     Args:
         pred: predicted boxes $\bar B$, absolute `(x1, y1, x2, y2)` in pixels.
         target: ground-truth boxes $B$, the same.
-        min_iou: the least IoU that is told from 0, in (0, 1].
+        min_iou: the least IoU that counts, in (0, 1].
 
     Returns:
         One loss for each pair, in [0, -ln `min_iou`].

@@ -19,7 +19,8 @@ def smooth_l1_loss(pred: Float[Tensor, "*n"], target: Float[Tensor, "*n"], *, be
 
     $\hat x$ is the difference of prediction and target. Survey, Eq. 9, is $\beta = 1$. The Huber loss with threshold $\beta$ is $\beta$
     times this: the same only at 1. For $\beta \to 0$ this becomes the L1 loss; for $\beta \to \infty$ it vanishes, while $2\beta$ times it
-    becomes the L2 loss. Fast R-CNN sums the four deltas of a foreground box and averages over all sampled boxes, background included.
+    becomes the L2 loss. The lines below have both pieces in one: $m\,(|\hat x| - m / 2) / \beta$ with $m = \min(|\hat x|, \beta)$. Fast
+    R-CNN sums the four deltas of a foreground box and averages over all sampled boxes, background included.
 
     Args:
         pred: predicted values of any meaning, as a rule the deltas of boxes.

@@ -53,7 +53,7 @@ def bin_counts(value: Float[Tensor, "*batch n"], valid: Bool[Tensor, "*batch n"]
 def inverse_density(
     count: Num[Tensor, "*batch n"], total: Num[Tensor, "*batch 1"], length: Float[Tensor, "*batch n"]
 ) -> Float[Tensor, "*batch n"]:
-    r"""What weight evens out a density: 1 where elements are as dense as on average over [0, 1], more where they are sparse.
+    r"""The weight that evens out a density: 1 where elements are as dense as on average over [0, 1], more where they are sparse.
 
     $$ N \Big/ \frac{\mathrm{count}}{\mathrm{length}} $$
 

@@ -23,7 +23,7 @@ def constant_weighting(
 
     $$ w_i = \begin{cases} 1, & \text{if } i \text{ is foreground} \\ 0.5, & \text{if } i \text{ is background} \end{cases} $$
 
-    Survey, Sec. 4.1.2. The authors' code weighs the squared error of the confidence so, not a cross entropy.
+    Survey, Sec. 4.1.2. The authors' code weighs the squared error of the confidence in this way, not a cross entropy.
 
     Args:
         loss: what is to be weighed, >= 0. The weights do not depend on its values; they have its dtype and device.

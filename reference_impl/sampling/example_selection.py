@@ -17,7 +17,7 @@ def example_selection(
     *,
     threshold: float = 0.5,
 ) -> Float[Tensor, "*batch n"]:
-    r"""Trains on those negatives alone that have something to teach: the ones that some classifier so far has taken for an object.
+    r"""Trains only on negatives that have something to teach: those that some classifier so far has taken for an object.
 
     $$ \mathcal{N}_{t+1} = \mathcal{N}_t \cup \{i \in \mathcal{N} : f_t(i) > \theta\} $$
 

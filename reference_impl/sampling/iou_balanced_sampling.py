@@ -28,7 +28,7 @@ def iou_balanced_sampling(
 
     $$ p_k = \frac{N}{K} \cdot \frac{1}{M_k} $$
 
-    is the chance of a negative in bin $k$ of $K$ to be drawn, where $M_k$ negatives lie in that bin and $N$ are wanted. The bins split the
+    is the chance that a negative in bin $k$ of $K$ is drawn, where $M_k$ negatives lie in that bin and $N$ are wanted. The bins split the
     interval from the lowest to the highest IoU of the negatives into $K$ equal parts; an inner edge belongs to the bin above it, the
     highest IoU to the last. What bins with too few negatives leave open, and the remainder of $N / K$, is drawn from all other negatives.
 
@@ -46,6 +46,7 @@ def iou_balanced_sampling(
     iou = widen(iou.detach())
     noise = torch.rand_like(iou) if noise is None else noise
     fill_noise = torch.rand_like(iou) if fill_noise is None else fill_noise
+    # Padded, because an empty set has no minimum and no maximum.
     lowest = pad(torch.where(negative, iou, 1), (0, 1), value=1).amin(-1, keepdim=True)
     highest = pad(torch.where(negative, iou, 0), (0, 1), value=0).amax(-1, keepdim=True)
     index = bin_index(safe_divide(iou - lowest, highest - lowest), bins=bins)
@@ -66,17 +67,18 @@ def truth_balanced_sampling(
 ) -> Float[Tensor, "*batch n"]:
     r"""Draws equally many positives of every ground truth, so that a large object with many boxes does not crowd out a small one with few.
 
-    $$ p_i = \frac{N}{G} \cdot \frac{1}{n_i} $$
+    $$ p_i = \frac{N_+}{G} \cdot \frac{1}{n_i} $$
 
-    is the chance of a positive of ground truth $i$ of $G$ to be drawn, where $n_i$ stand for it and $N$ are wanted. There are too few
-    positives for bins of IoU. What ground truths with too few leave open, and the remainder of $N / G$, is drawn from all other positives.
+    is the chance that a positive of ground truth $i$ of $G$ is drawn, where $n_i$ positives belong to it and $N_+$ are wanted. There are
+    too few positives for bins of IoU. What ground truths with too few leave open, and the remainder of $N_+ / G$, is drawn from all other
+    positives.
 
     Args:
-        truth: index >= 0 of each positive's ground truth; what stands for other boxes is not used.
+        truth: index >= 0 of each positive's ground truth; that of other boxes is not used.
         positive: the boxes to draw from.
         noise: uniform in [0, 1), orders the positives of a ground truth (highest first); a fresh draw by default.
         fill_noise: uniform in [0, 1), independent of `noise`, orders the rest; a fresh draw by default.
-        num_positives: number $N$ of positives to draw; with fewer, all are taken.
+        num_positives: number $N_+$ of positives to draw; with fewer, all are taken.
 
     Returns:
         1 for each drawn positive and 0 for every other box.

@@ -25,19 +25,18 @@ def iou_lower_bound(
 
     $$ \mathcal{N} = \{i : \mathrm{lower} \le \mathrm{IoU}_i < \mathrm{upper}\} $$
 
-    $w_i = 1$ for `num_negatives` boxes of $\mathcal{N}$, drawn uniformly. In the authors' code an image has 64 boxes, up to a quarter of
-    them positive.
+    $w_i = 1$ for $N$ boxes of $\mathcal{N}$, drawn uniformly. In the author's code an image has 64 boxes, up to a quarter of them positive.
 
     Args:
         iou: highest IoU of each box with a ground truth, in [0, 1].
         negative: the boxes to draw from.
         noise: uniform in [0, 1), the highest are drawn; a fresh draw by default.
-        num_negatives: how many to draw; with fewer candidates, all are taken.
+        num_negatives: number $N$ of boxes to draw; with fewer candidates, all are taken.
         lower: IoU from which on a negative may be drawn.
-        upper: IoU from which on it may no longer.
+        upper: IoU from which on a box is no negative.
 
     Returns:
-        1 for each drawn negative and 0 for every other box. Positives are another method's matter.
+        1 for each drawn negative and 0 for every other box. Positives are left to another method.
     """
     iou = widen(iou.detach())
     noise = torch.rand_like(iou) if noise is None else noise

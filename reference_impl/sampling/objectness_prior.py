@@ -27,9 +27,9 @@ def objectness_prior(
     $$ \mathcal{P}' = \{i \in \mathcal{P} : o_i \ge o_p\}, \qquad
     \mathcal{N}' \subset \{i \in \mathcal{N} : o_i \ge o_p\}, \quad |\mathcal{N}'| \le r |\mathcal{P}'| $$
 
-    Boxes below the threshold are ignored, whatever their label. The negatives are drawn uniformly. Where no positive is left,
-    `without_positives` negatives are drawn. The authors' code counts over one level of the feature pyramid and all images of the
-    mini-batch: put those in one set to do the same. The prior learns from the same boxes by a loss of its own.
+    Boxes below the threshold are ignored, whatever their label. The negatives are drawn uniformly. Where no positive is left, $N_0$
+    negatives are drawn. The authors' code counts over one level of the feature pyramid and all images of the mini-batch: put those in one
+    set to do the same. The prior learns from the same boxes by a loss of its own.
 
     Args:
         objectness: prior $o_i$ of each box, in [0, 1].
@@ -38,7 +38,7 @@ def objectness_prior(
         noise: uniform in [0, 1), orders the negatives (highest first); a fresh draw by default.
         threshold: prior $o_p$ from which on a box takes part.
         ratio: number $r$ of negatives for each positive.
-        without_positives: number of negatives where there is no positive.
+        without_positives: number $N_0$ of negatives where no positive reaches the threshold.
 
     Returns:
         1 for each chosen box and 0 for every other.

@@ -21,7 +21,7 @@ def ohem(
     size: int = 64,
     threshold: float = 0.7,
 ) -> Float[Tensor, "*batch n"]:
-    r"""Trains on the boxes of an image with the highest loss, positive or negative, and on one alone of those that nearly coincide.
+    r"""Trains on the boxes of an image with the highest loss, positive or negative, and of several that nearly coincide on one only.
 
     $$ w_i = \begin{cases} 1, & \text{if } L_i \text{ is among the } B \text{ highest of } \mathrm{NMS}(\mathrm{boxes}, L) \\
     0, & \text{otherwise} \end{cases} $$

@@ -19,11 +19,11 @@ def online_foreground_balanced(
     *,
     num_positives: int = 128,
 ) -> Float[Tensor, "*batch n"]:
-    r"""Draws positives so that each class in the batch is as likely to be next, however few boxes it has.
+    r"""Draws positives so that each class in the batch is as likely as any other to be next, however few boxes it has.
 
     $$ p_i = \frac{1}{K} \cdot \frac{1}{n_{c(i)}} $$
 
-    is the chance of box $i$ to be drawn first, where $K$ classes have positives and $n_c$ is how many class $c$ has. Boxes are drawn one
+    is the chance that box $i$ is drawn first, where $K$ classes have positives and $n_c$ is how many class $c$ has. Boxes are drawn one
     after the other in proportion to $p_i$ and not put back, which is what the highest of $n_{c(i)} \ln u_i$ do for uniform $u_i$. A class
     with few boxes is used up in the end; if there are no more than `num_positives`, all are taken.
 
@@ -34,7 +34,7 @@ def online_foreground_balanced(
         num_positives: how many to draw.
 
     Returns:
-        1 for each drawn positive and 0 for every other box. Negatives are another method's matter.
+        1 for each drawn positive and 0 for every other box. Negatives are left to another method.
     """
     noise = torch.rand(labels.shape, device=labels.device) if noise is None else widen(noise.detach())
     key = torch.where(positive, labels, -1).contiguous()

@@ -43,7 +43,7 @@ def overlap_sampling(
 
     $$ p_i = \frac{1}{2} \cdot \frac{1}{n_{h(i)}} $$
 
-    is the chance of negative $i$ to be drawn first. $h(i)$ is the half of the range of overlaps, from the lowest to the highest of the
+    is the chance that negative $i$ is drawn first. $h(i)$ is the half of the range of overlaps, from the lowest to the highest of the
     negatives, that its overlap lies in; the middle belongs to the lower half; $n_h$ negatives lie in half $h$. If all lie in one half,
     the draw is uniform. Negatives are drawn one after the other in proportion to $p_i$ and not put back, which is what the highest of
     $n_{h(i)} \ln u_i$ do for uniform $u_i$.
@@ -59,6 +59,7 @@ def overlap_sampling(
     """
     overlap = widen(overlap.detach())
     noise = torch.rand_like(overlap) if noise is None else widen(noise.detach())
+    # Padded, because an empty set has no minimum and no maximum.
     lowest = pad(overlap.masked_fill(~negative, 1), (0, 1), value=1).amin(-1, keepdim=True)
     highest = pad(overlap.masked_fill(~negative, 0), (0, 1), value=0).amax(-1, keepdim=True)
     near = overlap > (lowest + highest) / 2

@@ -65,11 +65,13 @@ def prime_sample_attention(
     """
     iou, score = widen(iou.detach()), widen(score.detach())
     alone = torch.arange(iou.shape[-1], device=iou.device).expand_as(labels)
-    place = 2 * truth.where(positive, alone if cluster is None else cluster) + negative.long()
-    family = labels.where(positive, torch.where(negative, -1, -2))
     best_first = descending_rank(iou.where(positive, score))
 
-    local = rank_within_groups(best_first, place.where(positive | negative, -1))
+    # Objects have even numbers, clusters odd ones.
+    spot = 2 * truth.where(positive, alone if cluster is None else cluster) + negative.long()
+    local = rank_within_groups(best_first, spot.where(positive | negative, -1))
+    # The classes, all negatives, and all other boxes.
+    family = labels.where(positive, torch.where(negative, -1, -2))
     rank = rank_within_groups(local * iou.shape[-1] + best_first, family)
 
     if n_max is None:

@@ -28,8 +28,8 @@ def soft_balance_sampling(
     Args:
         has_label: whether an image shows a class, for each image of the training set.
         progress: share of the training that is over, in [0, 1].
-        alpha: $\alpha$.
-        start: where soft balance begins.
+        alpha: $\alpha$ in [0, 1].
+        start: share of the training after which soft balance begins, in [0, 1].
 
     Returns:
         The probability of each image in the next draw. They add up to 1, or to 0 if no image shows anything.
