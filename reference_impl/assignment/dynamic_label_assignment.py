@@ -21,7 +21,7 @@ def dynamic_label_assignment(
     threshold: Float[Tensor, ""],
     present: Bool[Tensor, "*batch m"] | None = None,
 ) -> tuple[Int[Tensor, "*batch n"], Float[Tensor, "*batch n"]]:
-    r"""Makes a proposal positive from an IoU on that rises as proposals improve.
+    r"""Raises the IoU from which on a proposal is positive, as the proposals improve.
 
     $$ \mathrm{label}(b) = \begin{cases} \arg\max_j \mathrm{IoU}(b, \bar b_j), & \max_j \mathrm{IoU}(b, \bar b_j) \ge T_{now} \\
     -1, & \text{otherwise} \end{cases} $$

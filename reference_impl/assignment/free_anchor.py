@@ -35,14 +35,14 @@ def free_anchor(
     center_std: float = 0.1,
     size_std: float = 0.2,
 ) -> tuple[Float[Tensor, "*batch m"], Float[Tensor, "*batch n"]]:
-    r"""Asks each ground truth for one anchor, of those near it, that classifies and localises it, instead of telling anchors what they are.
+    r"""Asks that one of the anchors near each ground truth classify and localise it, instead of telling each anchor what it is.
 
     $$ L_i^+ = -\alpha \ln \operatorname{Mean-max}_{j \in A_i} P^{cls}_{ij} P^{loc}_{ij}, \qquad
     \operatorname{Mean-max}(X) = \frac{\sum_j x_j / (1 - x_j)}{\sum_j 1 / (1 - x_j)} $$
 
     The bag $A_i$ holds the anchors with the highest IoU with ground truth $i$; $P^{cls}$ is the probability of its class and $P^{loc} =
-    e^{-L_{loc}}$, with smooth L1 summed over the four deltas. While all $x_j$ are small, Mean-max is their mean and the whole bag learns;
-    where one nears 1, it is the maximum. For each anchor, as far as it is no positive:
+    e^{-\beta L_{loc}}$, with smooth L1 summed over the four deltas. While all $x_j$ are small, Mean-max is their mean and the whole bag
+    learns; where one nears 1, it is the maximum. For each anchor, to the degree that it is no positive:
 
     $$ L_j^- = (1 - \alpha) \sum_c -q_{jc}^\gamma \ln(1 - q_{jc}), \qquad q_{jc} = (1 - P_{jc})\,\sigma(x_{jc}), \qquad
     P_{jc} = \max_{i \in c} \frac{[\mathrm{IoU}(\hat b_j, \bar b_i) - t]_+}{\max_k \mathrm{IoU}(\hat b_k, \bar b_i) - t} $$
@@ -59,11 +59,11 @@ def free_anchor(
         boxes: ground truths, absolute `(x1, y1, x2, y2)` in pixels.
         labels: their classes, 0 to $C - 1$; any other label makes a box padding.
         present: which of `boxes` are no padding; by default all.
-        bag: number of anchors in a bag. Which of those with equal IoU complete it, is not defined.
+        bag: number of anchors in a bag. Which of those with equal IoU complete it is not defined.
         threshold: $t$ in [0, 1), as a rule the one of NMS.
         gamma: focusing parameter $\gamma \ge 0$.
         alpha: share $\alpha$ of the first loss, in [0, 1].
-        weight: of smooth L1 in the localisation probability, >= 0.
+        weight: $\beta \ge 0$ of smooth L1 in the localisation probability.
         beta: error at which smooth L1 turns from quadratic to linear, >= 0.
         center_std: unit of $\delta_x$ and $\delta_y$.
         size_std: unit of $\delta_w$ and $\delta_h$.

@@ -1,6 +1,7 @@
 """SNIPER, chips instead of whole images: Singh, Najibi and Davis, NeurIPS 2018."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -153,7 +154,6 @@ def _cover(
 ) -> tuple[Tensor, Tensor]:
     """Takes the window with most of the `wanted` boxes, until none has `fewest` that are in no other; windows, and which are no padding."""
     boxes = widen(boxes.detach())
-    n = boxes.shape[-2]
     noise = torch.rand_like(boxes[..., 0]) if noise is None else noise.detach()
     size = boxes.new_full((*boxes.shape[:-2], 2), longest) if size is None else size.to(boxes.dtype)
     columns, rows = (_windows(side, boxes.dtype, chip, stride, longest) for side in size.clamp(max=longest).unbind(-1))
@@ -162,7 +162,15 @@ def _cover(
         (b[..., :1] <= boxes[..., None, :, i]) & (boxes[..., None, :, i + 2] <= b[..., 1:2]) & (b[..., 2:] > 0)
         for i, b in ((0, columns), (1, rows))
     )
-    turns = torch.arange(n, device=boxes.device)
+    (row, column), found = _take_windows(down, across, wanted, noise, fewest)
+    y, x = (b[..., :2].gather(-2, i[..., None].expand(*i.shape, 2)) for b, i in ((rows, row), (columns, column)))
+    return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), -1) * found[..., None], found
+
+
+def _take_windows(down: Tensor, across: Tensor, wanted: Tensor, noise: Tensor, fewest: int) -> tuple[Sequence[Tensor], Tensor]:
+    """Row and column of the window of each round, by which rows and columns enclose a box; and which rounds took one."""
+    n = wanted.shape[-1]
+    turns = torch.arange(n, device=wanted.device)
 
     def enclosed(left: Tensor) -> Tensor:
         """How many boxes of `left` each window encloses, by row and column; exact in double."""
@@ -182,8 +190,8 @@ def _cover(
         return (enclosed(left) >= fewest).any()
 
     state = (
-        torch.zeros(1, dtype=torch.long, device=boxes.device),
-        torch.zeros_like(boxes[..., :2], dtype=torch.long).mT.contiguous(),
+        torch.zeros(1, dtype=torch.long, device=wanted.device),
+        torch.zeros((*wanted.shape[:-1], 2, n), dtype=torch.long, device=wanted.device),
         torch.zeros_like(wanted),
         wanted.clone(),
     )
@@ -192,12 +200,11 @@ def _cover(
     elif n:
         for _ in range(n // fewest):
             # Where looking costs nothing.
-            if boxes.device.type == "cpu" and not goes_on(*state):
+            if wanted.device.type == "cpu" and not goes_on(*state):
                 break
             state = take_one(*state)
     _, place, found, _ = state
-    y, x = (b[..., :2].gather(-2, i[..., None].expand(*i.shape, 2)) for b, i in zip((rows, columns), place.unbind(-2), strict=True))
-    return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), -1) * found[..., None], found
+    return place.unbind(-2), found
 
 
 def _pick(among: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
