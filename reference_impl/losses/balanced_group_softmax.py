@@ -56,7 +56,7 @@ def balanced_group_softmax(
         others: the logit of others in each of $K$ groups.
         background: the logits of background and of foreground.
         labels: 0 to $C - 1$, or $C$ for background, which is others in every group.
-        group: the group of each class, 0 to $K - 1$.
+        group: the group of each class, 0 to $K - 1$; $K$ for a class that is in none, whose boxes are others in every group.
         valid: the other boxes have loss 0 and are not counted; by default all are valid.
         noise: uniform in [0, 1); in each group the highest of the others are drawn. A fresh draw by default.
         ratio: how many boxes of other classes stay for each box of the group's.

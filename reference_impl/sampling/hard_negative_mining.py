@@ -1,6 +1,5 @@
 """Hard negative mining: Liu, Anguelov, Erhan, Szegedy, Reed, Fu and Berg, ECCV 2016 (SSD)."""
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -31,5 +30,5 @@ def hard_negative_mining(
     Returns:
         1 for each positive and each chosen negative, 0 for every other box.
     """
-    hardest = take(loss, negative, positive.sum(-1, keepdim=True, dtype=torch.float32) * ratio)
+    hardest = take(loss, negative, positive.sum(-1, keepdim=True) * ratio)
     return hardest.logical_or_(positive).to(widen(loss))

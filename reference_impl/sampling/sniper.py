@@ -209,7 +209,7 @@ def _take_windows(down: Tensor, across: Tensor, wanted: Tensor, noise: Tensor, f
 
 def _pick(among: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Row and column of one of the marked places of a table, each as likely as any other."""
-    by_row = among.sum(-1, dtype=torch.float32).long()  # five times as fast as integers, and exact
+    by_row = among.sum(-1)
     end = by_row.cumsum(-1)
     number = (noise[..., None] * end[..., -1:]).long()
     row = (end <= number).sum(-1, keepdim=True)
