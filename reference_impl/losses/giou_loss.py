@@ -16,8 +16,8 @@ def giou_loss(pred: Float[Tensor, "*batch 4"], target: Float[Tensor, "*batch 4"]
     $$ L = 1 - \mathrm{GIoU}(B, \bar B), \qquad
     \mathrm{GIoU}(B, \bar B) = \mathrm{IoU}(B, \bar B) - \frac{A(E) - A(B \cup \bar B)}{A(E)} $$
 
-    $E$ is the smallest box that contains both. Survey, Eq. 18, which prints GIoU where the loss is $1 - \mathrm{GIoU}$. The paper
-    averages over the positive boxes.
+    $E$ is the smallest box that contains both. Survey, Eq. 18, which prints GIoU where the loss is $1 - \mathrm{GIoU}$. The authors' R-CNN
+    code sums over the positive boxes and divides by the number of all sampled ones, as it does for smooth L1.
 
     Args:
         pred: predicted boxes $\bar B$, absolute `(x1, y1, x2, y2)` in pixels.
