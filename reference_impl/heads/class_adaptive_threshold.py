@@ -13,7 +13,7 @@ __all__ = ["class_adaptive_threshold"]
 def class_adaptive_threshold(
     p: Float[Tensor, "*batch n c"], counts: Int[Tensor, "*batch c"], positives: Int[Tensor, "*batch"], negatives: Int[Tensor, "*batch"]
 ) -> Bool[Tensor, "*batch n c"]:
-    r"""Keeps the scores that say more than the data say of any anchor: a rare class may score lower than a frequent one.
+    r"""Keeps the scores above the share of anchors that show their class in training: a rare class may score lower than a frequent one.
 
     $$ p_c > \tau_c, \qquad \tau_c = \frac{N_{fg}}{N_{fg} + N_{bg}} \cdot \frac{n_c}{\sum_k n_k} $$
 

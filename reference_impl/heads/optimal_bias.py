@@ -59,7 +59,7 @@ def optimal_bias(
 
     Returns:
         The bias to start with, the same for each class. It is negative unless there is one class and background is the minority; 0 where
-        nothing was counted, and very small, but finite, where there was no foreground.
+        nothing was counted, and far below 0, but finite, where there was no foreground.
     """
     bias = widen(bias.detach())
     foreground = positives[..., None].to(bias.dtype).expand_as(bias)
