@@ -16,9 +16,10 @@ def guided_loss(loss: Float[Tensor, "*batch n"], *, w_reg: float = 1.0) -> Float
 
     $$ w = \frac{w_{reg} L_{Reg}}{L_{cls}} $$
 
-    is the weight of classification (survey, Eq. 24). $L_{Reg}$ is the sum of all losses but the first, which keep the weight $w_{reg}$: of the total, the sum of the losses
-    times these weights, classification is one half and keeps the direction of its gradient. The weights are constants, or classification
-    would have no gradient at all: no gradient passes through them. With several processes, give `world_mean(loss)`.
+    is the weight of classification (survey, Eq. 24). $L_{Reg}$ is the sum of all losses but the first, which keep the weight $w_{reg}$: of
+    the total, the sum of the losses times these weights, classification is one half and keeps the direction of its gradient. The weights
+    are constants, or classification would have no gradient at all: no gradient passes through them. With several processes, give
+    `world_mean(loss)`.
 
     Args:
         loss: one for each of $n$ tasks, >= 0, classification first; each the sum over its boxes divided by its own normaliser, which for
@@ -26,7 +27,8 @@ def guided_loss(loss: Float[Tensor, "*batch n"], *, w_reg: float = 1.0) -> Float
         w_reg: weight $w_{reg} > 0$ of regression.
 
     Returns:
-        One weight for each task. That of classification is 0 if its loss is 0, and in a batch without foreground, which then teaches nothing.
+        One weight for each task. That of classification is 0 if its loss is 0, and in a batch without foreground, which then teaches
+        nothing.
 
     Raises:
         ValueError: `w_reg` is not positive.
