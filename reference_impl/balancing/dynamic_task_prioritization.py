@@ -25,7 +25,7 @@ def dynamic_task_prioritization(
         indicator: $\bar\kappa_t$, how well each of $n$ tasks is done, as accuracy or average precision on the training data, in [0, 1];
             smoothed by `moving_indicator`.
         gamma: $\gamma_t \ge 0$, how soon a task counts little; by default 1 for every task.
-        lowest: smaller indicators count as this, or a task that always fails would have an infinite weight.
+        lowest: $\kappa_{min}$ in (0, 1]; smaller indicators count as this, or a task that always fails would have an infinite weight.
 
     Returns:
         One weight for each task.

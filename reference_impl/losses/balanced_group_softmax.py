@@ -45,7 +45,7 @@ def balanced_group_softmax(
     $$ L = \sum_{g = 0}^{K} \frac{1}{\max(N_g, 1)} \sum_i w_{ig}\,\Big( -\ln \frac{e^{x_{i,t(i,g)}}}{\sum_{j \in g} e^{x_{ij}}} \Big) $$
 
     The outputs of group $g$ are its classes and one named others. The target $t(i, g)$ of box $i$ is its own class if that is in the
-    group, else others. $w_{ig}$ is 1 for all boxes of the former kind, for at most `ratio` times as many of the latter, drawn at random,
+    group, else others. $w_{ig}$ is 1 for all boxes of the former kind, for at most $\beta$ times as many of the latter, drawn at random,
     and 0 for the rest; $N_g = \sum_i w_{ig}$. One more group holds background and foreground, and there every box counts.
 
     Each box gets its share of $L$, and the sum over the boxes is the loss of the paper. Flatten images into $n$ to draw and to divide over
@@ -59,7 +59,7 @@ def balanced_group_softmax(
         group: the group of each class, 0 to $K - 1$; $K$ for a class that is in none, whose boxes are others in every group.
         valid: the other boxes have loss 0 and are not counted; by default all are valid.
         noise: uniform in [0, 1); in each group the highest of the others are drawn. A fresh draw by default.
-        ratio: how many boxes of other classes stay for each box of the group's.
+        ratio: $\beta \ge 0$, how many boxes of other classes stay for each box of the group's.
 
     Returns:
         One loss for each box, >= 0.

@@ -13,14 +13,14 @@ __all__ = ["iou_loss"]
 def iou_loss(pred: Float[Tensor, "*batch 4"], target: Float[Tensor, "*batch 4"], *, min_iou: float = 1e-6) -> Float[Tensor, "*batch"]:
     r"""Regresses the four sides of a box together, by the overlap that they give, so that large and small objects count alike.
 
-    $$ L = -\ln \mathrm{IoU}(B, \bar B) $$
+    $$ L = -\ln \max(\mathrm{IoU}(B, \bar B), \mathrm{IoU}_{\min}) $$
 
-    Survey, Eq. 14. Where the boxes overlap by less than `min_iou` the loss stays at its bound and has no gradient.
+    Survey, Eq. 14, which has no bound. Where the boxes overlap by less than that, the loss has no gradient.
 
     Args:
         pred: predicted boxes $\bar B$, absolute `(x1, y1, x2, y2)` in pixels.
         target: ground-truth boxes $B$, the same.
-        min_iou: the least IoU that counts, in (0, 1].
+        min_iou: $\mathrm{IoU}_{\min}$ in (0, 1], as which a smaller IoU counts.
 
     Returns:
         One loss for each pair, in [0, -ln `min_iou`].

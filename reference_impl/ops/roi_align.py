@@ -22,7 +22,7 @@ __all__ = ["precise_roi_pool", "precise_roi_pool_levels", "roi_align", "roi_alig
 # Adaptive samples are at least half a cell apart, so that no more than this many lie less than one cell away from a cell's centre.
 NEAR = 5
 
-# Rows of the grids of an image's boxes up to which to weigh every cell of a map takes less time than to sum them up.
+# Up to this many rows of grid cells, of all boxes of an image, it is faster to weigh every cell of a map than to sum the map up.
 FEW = 128
 
 

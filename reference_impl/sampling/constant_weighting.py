@@ -19,9 +19,9 @@ def constant_weighting(
     foreground_weight: float = 1.0,
     background_weight: float = 0.5,
 ) -> Float[Tensor, "*batch n"]:
-    r"""Halves what every background box contributes, whatever its score.
+    r"""Halves what every background box contributes, whatever its score, so that the many do not push all scores to zero.
 
-    $$ w_i = \begin{cases} 1, & \text{if } i \text{ is foreground} \\ 0.5, & \text{if } i \text{ is background} \end{cases} $$
+    $$ w_i = \begin{cases} w_{fg}, & \text{if } i \text{ is foreground} \\ w_{bg}, & \text{if } i \text{ is background} \end{cases} $$
 
     Survey, Sec. 4.1.2. The authors' code weighs the squared error of the confidence in this way, not a cross entropy.
 
@@ -29,8 +29,8 @@ def constant_weighting(
         loss: what is to be weighed, >= 0. The weights do not depend on its values; they have its dtype and device.
         positive: boxes with an object.
         negative: boxes without one.
-        foreground_weight: weight of the former.
-        background_weight: weight of the latter.
+        foreground_weight: weight $w_{fg} \ge 0$ of the former.
+        background_weight: weight $w_{bg} \ge 0$ of the latter.
 
     Returns:
         One weight for each box, 0 for boxes that are neither.

@@ -36,7 +36,7 @@ def ohem(
         boxes: absolute `(x1, y1, x2, y2)`; without them nothing is suppressed.
         labels: class of each box, the background among them. Boxes of different labels do not suppress each other; without labels they do.
         size: number $B$ of boxes to choose.
-        threshold: IoU above which the box with the lower loss is left out.
+        threshold: IoU $\theta$ above which the box with the lower loss is left out.
 
     Returns:
         1 for each chosen box and 0 for every other.

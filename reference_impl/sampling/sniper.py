@@ -44,7 +44,7 @@ def sniper(
         noise: uniform in [0, 1), one number a round, picks among chips that enclose equally many; a fresh draw by default.
         chip: $K$ in pixels; a smaller image is one chip.
         stride: $d$ in pixels.
-        longest: longest side that an image may have; what is beyond is not covered.
+        longest: $L$, longest side in pixels that an image may have; what is beyond is not covered.
 
     Returns:
         The chips, absolute `(x1, y1, x2, y2)`, in the order in which they were taken, and which of them are no padding. Padding is without

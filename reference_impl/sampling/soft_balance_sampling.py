@@ -23,13 +23,13 @@ def soft_balance_sampling(
 
     A class is drawn, then one of the images that show it. With $\alpha = 0$ classes come as they do in the data, so that an image counts
     once for each of its classes; with $\alpha = 1$ each class is as likely as any other, and the images of a rare one come again and
-    again. Before a share `start` of the training is over, images are drawn as they come, so that none is missed.
+    again. Before a share $t_0$ of the training is over, images are drawn as they come, so that none is missed.
 
     Args:
         has_label: whether an image shows a class, for each image of the training set.
         progress: share of the training that is over, in [0, 1].
         alpha: $\alpha$ in [0, 1].
-        start: share of the training after which soft balance begins, in [0, 1].
+        start: share $t_0$ of the training after which soft balance begins, in [0, 1].
 
     Returns:
         The probability of each image in the next draw. They add up to 1, or to 0 if no image shows anything.

@@ -21,8 +21,8 @@ def unified_sample_weighting(
     Args:
         log_variance: $m_i$, from `SampleWeightingNetwork`, for one task; cut off at both ends.
         valid: the boxes of that task: positives and negatives for classification, positives for regression and for masks.
-        lowest: smallest $m$; at -2 a box weighs 7.4 times as much as at 0.
-        highest: largest $m$.
+        lowest: smallest $m$, $m_{min}$; at -2 a box weighs 7.4 times as much as at 0.
+        highest: largest $m$, $m_{max}$.
 
     Returns:
         One weight for each box, 0 for boxes that are not valid. It has a gradient.
@@ -49,8 +49,8 @@ def averaged_log_variance(
         log_variance: $m_j$, cut off at both ends before the mean.
         positive: $\mathcal{P}$; the authors take the means over all images of a mini-batch: put them in one set.
         negative: $\mathcal{N}$.
-        lowest: smallest $m$.
-        highest: largest $m$.
+        lowest: smallest $m$, $m_{min}$.
+        highest: largest $m$, $m_{max}$.
 
     Returns:
         One value for each box, 0 for boxes that are neither. It may be negative.
@@ -80,8 +80,8 @@ def sample_weighting_loss(
         log_variance: $m_i$ for that task, cut off at both ends.
         valid: the boxes of that task.
         regularisation: price $\lambda$ of being unsure.
-        lowest: smallest $m$.
-        highest: largest $m$.
+        lowest: smallest $m$, $m_{min}$.
+        highest: largest $m$, $m_{max}$.
 
     Returns:
         One loss for each box, 0 for boxes that are not valid. It may be negative.
