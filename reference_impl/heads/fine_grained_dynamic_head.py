@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate, max_pool2d, relu
 
 from reference_impl.ops.checked import checked
 from reference_impl.ops.levels import check_levels
-from reference_impl.ops.numerics import widen
+from reference_impl.ops.numerics import nonnegative, widen
 
 __all__ = ["FineGrainedDynamicHead", "restricted_tanh"]
 
@@ -31,7 +31,7 @@ def restricted_tanh(logits: Float[Tensor, "*batch n"], *, tau: float = 1.5) -> F
         The gate, in [0, 1).
     """
     top = math.tanh(tau)
-    return ((torch.tanh(widen(logits) - tau) + top) / (1 + top)).clamp(min=0)
+    return nonnegative((torch.tanh(widen(logits) - tau) + top) / (1 + top))
 
 
 class FineGrainedDynamicHead(nn.Module):

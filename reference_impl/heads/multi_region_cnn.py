@@ -8,7 +8,7 @@ from torch.nn.functional import dropout, relu
 from reference_impl.ops.boxes import box_center, box_iou, box_size, clip_boxes, decode_deltas
 from reference_impl.ops.checked import checked
 from reference_impl.ops.nms import nms
-from reference_impl.ops.numerics import widen
+from reference_impl.ops.numerics import nonnegative, widen
 from reference_impl.ops.roi_align import roi_align
 
 __all__ = ["MultiRegionCNN", "box_voting", "multi_region_loss", "multi_regions"]
@@ -90,7 +90,7 @@ def multi_region_loss(
     classes = logits.shape[-1]
     valid = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
     own = labels[..., None] == torch.arange(classes, device=labels.device)
-    margin = torch.where(own, 1 - logits, 1 + logits).clamp(min=0)
+    margin = nonnegative(torch.where(own, 1 - logits, 1 + logits))
     class_loss = torch.where(own, positive_weight * margin, margin).sum(-1)
     index = labels.clamp(0, classes - 1)[..., None, None].expand(*labels.shape, 1, 4)
     box_loss = (deltas.gather(-2, index).squeeze(-2) - targets).square().sum(-1) / 2

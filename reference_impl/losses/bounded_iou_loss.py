@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reference_impl.ops.checked import checked
-from reference_impl.ops.numerics import safe_divide, widen
+from reference_impl.ops.numerics import nonnegative, safe_divide, widen
 
 __all__ = ["bounded_iou_loss"]
 
@@ -35,9 +35,9 @@ def bounded_iou_loss(pred: Float[Tensor, "*batch 4"], target: Float[Tensor, "*ba
         ValueError: the shapes differ, or the last dimension is not 4.
     """
     (pred_lower, pred_upper), (lower, upper) = torch.split(widen(pred), 2, -1), torch.split(widen(target), 2, -1)
-    size, pred_size = (upper - lower).clamp_min(0), pred_upper - pred_lower
+    size, pred_size = nonnegative(upper - lower), pred_upper - pred_lower
     # Twice the distance of the centres.
     gap = (pred_lower + pred_upper - (lower + upper)).abs()
     position = safe_divide(size - gap, size + gap)
     extent = safe_divide(torch.minimum(size, pred_size), torch.maximum(size, pred_size))
-    return torch.cat((position, extent), -1).clamp_min(0).sub(1).square()
+    return nonnegative(torch.cat((position, extent), -1)).sub(1).square()

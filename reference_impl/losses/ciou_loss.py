@@ -8,7 +8,7 @@ from torch import Tensor
 
 from reference_impl.ops.boxes import box_diou, box_iou
 from reference_impl.ops.checked import checked
-from reference_impl.ops.numerics import safe_divide, widen
+from reference_impl.ops.numerics import nonnegative, safe_divide, widen
 
 __all__ = ["aspect_difference", "ciou_loss"]
 
@@ -66,4 +66,4 @@ def ciou_loss(pred: Float[Tensor, "*batch 4"], target: Float[Tensor, "*batch 4"]
 
 def _size(boxes: Tensor) -> tuple[Tensor, Tensor]:
     x1, y1, x2, y2 = widen(boxes).unbind(-1)
-    return (x2 - x1).clamp(min=0), (y2 - y1).clamp(min=0)
+    return nonnegative(x2 - x1), nonnegative(y2 - y1)

@@ -9,7 +9,7 @@ from torch._higher_order_ops.scan import scan
 from torch.nn.functional import pad
 
 from reference_impl.ops.checked import checked
-from reference_impl.ops.numerics import widen
+from reference_impl.ops.numerics import nonnegative, widen
 from reference_impl.ops.soft_ranks import descending, pack
 
 __all__ = ["direct_ap_loss"]
@@ -74,7 +74,7 @@ def direct_ap_loss(
     up, down = (score.gather(-1, index) for index in (own, others))
     price = 2 * (((above_with_loss - above) * up).sum(-1) - ((before - before_with_loss) * down).sum(-1))
     positives, negatives = positives.squeeze(-1).clamp(min=1), negatives.squeeze(-1).clamp(min=1)
-    return (loss / positives - price / (epsilon * positives * negatives)).clamp(min=0).to(widen(logits).dtype)
+    return nonnegative(loss / positives - price / (epsilon * positives * negatives)).to(widen(logits).dtype)
 
 
 def _places_of_negatives(up: Tensor, down: Tensor, strength: Tensor) -> Tensor:

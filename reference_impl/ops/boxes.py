@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reference_impl.ops.checked import checked
-from reference_impl.ops.numerics import is_plain, safe_divide, safe_log, widen
+from reference_impl.ops.numerics import is_plain, nonnegative, safe_divide, safe_log, widen
 from reference_impl.ops.overlap import diou_kernel, giou_kernel, iou_kernel, similarity
 
 __all__ = [
@@ -37,7 +37,7 @@ PAIRS_AT_ONCE = 2**16
 
 def box_size(boxes: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 2"]:
     """Width and height, in pixels; a box whose corners are swapped has size 0."""
-    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
+    return nonnegative(boxes[..., 2:] - boxes[..., :2])
 
 
 def box_center(boxes: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 2"]:
@@ -172,7 +172,7 @@ def _columns(boxes: Tensor) -> Columns:
 
 
 def _area(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor) -> Tensor:
-    return (x2 - x1).clamp_min(0) * (y2 - y1).clamp_min(0)
+    return nonnegative(x2 - x1) * nonnegative(y2 - y1)
 
 
 def _overlap(a: Columns, b: Columns) -> tuple[Tensor, Tensor]:
@@ -218,7 +218,7 @@ def decode_deltas(deltas: Float[Tensor, "*#batch 4"], reference: Float[Tensor, "
 @checked
 def clip_boxes(boxes: Float[Tensor, "*#batch 4"], image_size: Float[Tensor, "*#batch 2"]) -> Float[Tensor, "*#batch 4"]:
     """Boxes cut off at the border of an image with this width and height; one beyond it has no area."""
-    return boxes.clamp(min=0).minimum(torch.cat((image_size, image_size), -1).to(boxes.dtype))
+    return nonnegative(boxes).minimum(torch.cat((image_size, image_size), -1).to(boxes.dtype))
 
 
 @checked

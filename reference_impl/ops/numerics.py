@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 from torch.nn.functional import nll_loss
 
-__all__ = ["entropy_of_class", "safe_divide", "safe_log", "widen"]
+__all__ = ["entropy_of_class", "nonnegative", "safe_divide", "safe_log", "widen"]
 
 HALF = {torch.float16, torch.bfloat16}
 
@@ -18,6 +18,11 @@ def widen(x: Tensor) -> Tensor:
 def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     """`numerator / denominator`, and 0 with gradient 0 where the denominator is 0."""
     return numerator / denominator.masked_fill(denominator.logical_not(), torch.inf)
+
+
+def nonnegative(x: Tensor) -> Tensor:
+    """`x`, and 0 below 0 (by a normal number). At 0 the gradient is that from above; what `clamp` has there depends on torch's version."""
+    return torch.threshold(x, -torch.finfo(x.dtype).tiny, 0)
 
 
 def safe_log(x: Tensor) -> Tensor:
