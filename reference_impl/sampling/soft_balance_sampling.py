@@ -8,7 +8,7 @@ from torch import Tensor
 
 from reference_impl.ops.checked import checked
 from reference_impl.ops.dense import row_blocks
-from reference_impl.ops.numerics import widen
+from reference_impl.ops.numerics import is_plain, widen
 
 __all__ = ["soft_balance_sampling"]
 
@@ -34,8 +34,8 @@ def soft_balance_sampling(
     Returns:
         The probability of each image in the next draw. They add up to 1, or to 0 if no image shows anything.
     """
-    # Bytes become numbers faster than truth values do, except in compiled code.
-    shows = has_label if torch.compiler.is_compiling() else has_label.view(torch.uint8)
+    # Bytes become numbers faster than truth values do, except in compiled code, and a transform may not know how to look at them so.
+    shows = has_label.view(torch.uint8) if is_plain(has_label) else has_label
     dtype, blocks = widen(progress).dtype, row_blocks(shows)
     if len(blocks) == 1:
         shows = shows.to(dtype)

@@ -48,6 +48,14 @@ def test_a_similarity_is_one_for_the_box_itself_and_less_for_others(function, de
     torch.testing.assert_close(function(5 * a - 3, 5 * b - 3), function(a, b))
 
 
+def test_a_box_without_width_has_the_gradient_of_one_that_grows(device: str) -> None:
+    box = torch.tensor([2.0, 0.0, 2.0, 3.0], device=device, requires_grad=True)
+    assert torch.autograd.grad(box_area(box), box)[0].tolist() == [-3, 0, 3, 0]
+    assert torch.autograd.grad(box_size(box)[0], box)[0].tolist() == [-1, 0, 1, 0]
+    assert torch.func.grad(box_area)(box).tolist() == [-3, 0, 3, 0]
+    assert torch.compile(torch.func.grad(box_area), backend="aot_eager")(box).tolist() == [-3, 0, 3, 0]
+
+
 @pytest.mark.parametrize("function", [box_giou, box_diou], ids=lambda f: f.__name__)
 def test_far_apart_the_extensions_of_iou_approach_minus_one(function, device: str) -> None:
     a = torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64, device=device)
