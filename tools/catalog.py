@@ -116,8 +116,22 @@ def _read(catalog: Catalog, path: Path, record: type[R]) -> R | None:
     try:
         return record.model_validate(document.data)
     except ValidationError as error:
-        catalog.problems += [_translate(document, detail) for detail in error.errors()]
+        # A value that the reader has refused already is wrong once, not twice.
+        refused = {(problem.place, problem.field) for problem in document.problems}
+        problems = [_translate(document, detail) for detail in error.errors()]
+        catalog.problems += [problem for problem in problems if (problem.place, problem.field) not in refused]
         return None
+
+
+_EXPECTED = {
+    "list_type": "a list, as [first, second]",
+    "dict_type": "fields, each `name: value`",
+    "model_type": "fields, each `name: value`",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+}
 
 
 def _translate(document: Document, detail: Any) -> Problem:
@@ -133,6 +147,11 @@ def _translate(document: Document, detail: Any) -> Problem:
         return document.problem(path, f"`{given}` is text to YAML; write a number without quotes and with a point, as 1.0e-4")
     if kind == "string_type" and isinstance(given, (bool, int, float)):
         return document.problem(path, f"`{str(given).lower()}` is not text to YAML; quote it")
+    if kind in _EXPECTED:
+        shown = {list: "a list", dict: "a mapping", type(None): "nothing"}.get(type(given), f"`{given}`")
+        return document.problem(path, f"{shown} stands here; expected {_EXPECTED[kind]}")
+    if kind == "too_short":
+        return document.problem(path, "this is empty; expected at least one")
     if kind == "literal_error":
         return document.problem(path, f"`{given}` is not one of {context['expected']}")
     if kind == "string_pattern_mismatch":

@@ -20,7 +20,7 @@ from torch import nn
 from tools.assemble import assemble
 from tools.catalog import Catalog
 from tools.diagrams import drawn
-from tools.golden import Case, compare, count_parameters, own_name, tensor_annotation
+from tools.golden import Case, compare, count_parameters, leaves_of, own_name, parameters, tensor_annotation
 from tools.records import Golden, Kind, Method, Mistake, Size
 from tools.strict_yaml import Document, Problem
 from tools.strict_yaml import Path as Field
@@ -63,7 +63,7 @@ def _file_names(catalog: Catalog) -> Iterator[Problem]:
 
 def _references(catalog: Catalog) -> Iterator[Problem]:
     addresses = {f"{id}.{family}" for id, problem in catalog.imbalances.items() for family in problem.families}
-    for document, path, _, method in _entries(catalog):
+    for document, path, id, method in _entries(catalog):
         for i, address in enumerate(method.addresses):
             if catalog.taxonomy and address not in addresses:
                 yield document.problem((*path, "addresses", i), f"the taxonomy has no `{address}`{_nearest(address, addresses)}")
@@ -71,6 +71,11 @@ def _references(catalog: Catalog) -> Iterator[Problem]:
             if relation.to not in catalog.named:
                 message = f"there is no method `{relation.to}`{_nearest(relation.to, catalog.named)}"
                 yield document.problem((*path, "relations", i, "to"), message)
+            if relation.to == id or relation in method.relations[:i]:
+                message = "a method is no relation of itself" if relation.to == id else "this relation stands here twice"
+                yield document.problem((*path, "relations", i), message)
+        if circle := _circle(catalog, id):
+            yield document.problem((*path, "relations"), f"builds on itself: {' -> '.join(circle)}")
     if catalog.taxonomy is None:
         return
     document = catalog.documents["catalog/taxonomy.yaml"]
@@ -81,6 +86,21 @@ def _references(catalog: Catalog) -> Iterator[Problem]:
         yield from _known_methods(catalog, document, ("open_issues", id), issue.methods)
     for i, erratum in enumerate(catalog.taxonomy.errata):
         yield from _known_methods(catalog, document, ("errata", i), erratum.methods)
+
+
+def _circle(catalog: Catalog, id: str) -> list[str]:
+    """The way on which the relation `builds_on` leads from a method back to it, over others, if there is one."""
+    ways = [[id]]
+    seen = {id}
+    while ways:
+        way = ways.pop()
+        for relation in catalog.methods[way[-1]].relations if way[-1] in catalog.methods else ():
+            if relation.how == "builds_on" and relation.to == id and len(way) > 1:
+                return [*way, id]
+            if relation.how == "builds_on" and relation.to not in seen:
+                seen.add(relation.to)
+                ways.append([*way, relation.to])
+    return []
 
 
 def _known_methods(catalog: Catalog, document: Document, path: Field, methods: list[str]) -> Iterator[Problem]:
@@ -100,12 +120,17 @@ def _formulas(catalog: Catalog) -> Iterator[Problem]:
     if catalog.taxonomy:
         records.append(("catalog/taxonomy.yaml", catalog.taxonomy))
     for file, record in records:
+        document = catalog.documents[file]
         for path, text, is_tex in _texts(record, ()):
             for tex in [text] if is_tex else INLINE.findall(text):
                 try:
                     to_mathml(tex)
                 except TexError as error:
-                    yield catalog.documents[file].problem(path, f"TeX: {error}")
+                    yield document.problem(path, f"TeX: {error}")
+            if is_tex and "\n" in text:
+                yield document.problem(path, "TeX: a line break in the formula; write it in single quotes, or folded with `>-`")
+            if not is_tex and path[-1] not in ("replace", "by") and "$" in INLINE.sub("", text):
+                yield document.problem(path, "TeX: a `$` without its pair in the same line")
 
 
 def _texts(value: Any, path: Field) -> Iterator[tuple[Field, str, bool]]:
@@ -183,6 +208,8 @@ def _implementation(catalog: Catalog, document: Document, path: Field, id: str, 
         yield document.problem(path, "an implemented method names at least two mistakes that its golden cases catch")
     yield from _mistakes(catalog, document, (*path, "mistakes"), id, method.mistakes)
     for i, golden in enumerate(method.golden):
+        if golden.name in [other.name for other in method.golden[:i]]:
+            yield document.problem((*path, "golden", i, "name"), "another case has this name")
         if golden.call and golden.call not in module.__all__:
             yield document.problem((*path, "golden", i, "call"), f"{name}.py does not export `{golden.call}`")
         else:
@@ -205,6 +232,8 @@ def _mistakes(catalog: Catalog, document: Document, path: Field, id: str, mistak
     for i, mistake in enumerate(mistakes):
         if mistake.replace not in text:
             yield document.problem((*path, i, "replace"), f"{name} has no such text")
+        elif mistake.replace == mistake.by:
+            yield document.problem((*path, i, "by"), "the same as `replace`; expected what the wrong variant has there")
 
 
 def _pyramid(catalog: Catalog, document: Document, path: Field, id: str) -> Iterator[Problem]:
@@ -241,6 +270,8 @@ def _source(file: Path, name: str, method: str) -> Iterator[Problem]:
     except (OSError, ValueError, MemoryError, RecursionError) as error:
         yield Problem(name, (1, 1), "", f"not Python: {str(error) or type(error).__name__}")
         return
+    if not ast.get_docstring(tree):
+        yield Problem(name, (1, 1), "", "begins without a docstring; expected the method, its authors, venue and year")
     for node in ast.walk(tree):
         modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
@@ -270,6 +301,12 @@ def _exports(module: ModuleType, file: str) -> Iterator[Problem]:
             inspect.signature(value, eval_str=True)
         except Exception as error:
             yield Problem(file, (1, 1), "", f"the signature of `{public}` cannot be read: {error}")
+            continue
+        for name, parameter in parameters(value).items():
+            if parameter.annotation in (parameter.empty, torch.Tensor):
+                line = inspect.getsourcelines(value)[1]
+                wanted = 'a tensor with its shape, as Float[Tensor, "*batch 4"]'
+                yield Problem(file, (line, 1), "", f"`{name}` of {public} has no type that can be checked; expected {wanted}")
 
 
 def _failed_import(file: str, error: BaseException) -> Problem:
@@ -306,10 +343,22 @@ def _golden(catalog: Catalog, document: Document, path: Field, case: Case) -> It
     golden: Golden = case.golden
     if golden.basis == "derived" and not golden.derivation:
         yield document.problem(path, "a derived case needs its `derivation`")
+    for name in ("expect", "gradient"):
+        if wrong := [x for x in leaves_of(getattr(golden, name)) if not isinstance(x, (bool, int, float))]:
+            yield document.problem((*path, name), f"`{wrong[0]}` is no number; expected numbers, as 0.25")
+            return
+    for name in golden.gradient.keys() - golden.args.keys():
+        yield document.problem((*path, "gradient", name), f"`args` has no `{name}`; expected one of {', '.join(golden.args)}")
+        return
     try:
-        catalog.once(case.golden, lambda: compare(catalog, case))
+        compared = catalog.once(case.golden, lambda: compare(catalog, case))
     except (Exception, SystemExit) as error:
         yield document.problem((*path, "args"), f"the case cannot be run: {error}")
+        return
+    for comparison in compared:
+        if not comparison.agrees:
+            name = "expect" if comparison.what == "value" else "gradient"
+            yield document.problem((*path, name), f"{comparison.what}: {comparison}")
 
 
 def _modules_have_entries(catalog: Catalog) -> Iterator[Problem]:

@@ -39,6 +39,11 @@ class Comparison:
     computed: Tensor
     tolerance: float
 
+    def __str__(self) -> str:
+        if self.expected.shape != self.computed.shape:
+            return f"expected shape {tuple(self.expected.shape)}, computed {tuple(self.computed.shape)}"
+        return f"expected {self.expected.tolist()}, computed {self.computed.tolist()}, off by {self.difference:g}"
+
     @property
     def difference(self) -> float:
         if self.expected.shape != self.computed.shape:
@@ -127,9 +132,9 @@ def _argument(catalog: Catalog, name: str, value: Any, annotation: Any, dtype: t
             raise ValueError(f"`{name}`: there is no fixture field `{value}`")
         value = catalog.fixtures[fixture].fields[field]
     wanted = {Float: dtype, Bool: torch.bool, Int: torch.int64}.get(kind.dtype, dtype)
-    if wanted is torch.bool and not all(isinstance(v, bool) for v in _flat(value)):
+    if wanted is torch.bool and not all(isinstance(v, bool) for v in leaves_of(value)):
         raise ValueError(f"`{name}`: expected true and false only")
-    if wanted is torch.int64 and not all(type(v) is int for v in _flat(value)):
+    if wanted is torch.int64 and not all(type(v) is int for v in leaves_of(value)):
         raise ValueError(f"`{name}`: expected integers only")
     try:
         return torch.tensor(value, dtype=wanted, device=device)
@@ -137,10 +142,11 @@ def _argument(catalog: Catalog, name: str, value: Any, annotation: Any, dtype: t
         raise ValueError(f"`{name}`: expected a rectangular list of numbers") from None
 
 
-def _flat(value: Any) -> Iterator[Any]:
-    if isinstance(value, list):
-        for v in value:
-            yield from _flat(v)
+def leaves_of(value: Any) -> Iterator[Any]:
+    """The numbers of a nested list or mapping."""
+    if isinstance(value, (list, dict)):
+        for v in value.values() if isinstance(value, dict) else value:
+            yield from leaves_of(v)
     else:
         yield value
 
@@ -205,4 +211,6 @@ def _module(cls: type[nn.Module], golden: Golden, dtype: torch.dtype, device: st
 
 
 def _like(expected: Any, output: Tensor) -> Tensor:
-    return torch.tensor(expected, dtype=torch.float64 if output.is_floating_point() else output.dtype)
+    """`expected` as a tensor; what would be cut off to become an integer or a bool stays a fraction, and disagrees."""
+    numbers = torch.tensor(expected, dtype=torch.float64)
+    return numbers if output.is_floating_point() or not numbers.equal(numbers.to(output.dtype).double()) else numbers.to(output.dtype)

@@ -52,7 +52,7 @@ class Golden(Record):
     basis: Literal["printed", "derived", "independent"]
     source: Text
     derivation: Text | None = None
-    survey_equations: list[int] = []
+    survey_equations: list[Annotated[int, Field(ge=1, le=24)]] = []
     call: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")] | None = None
     init: dict[str, Any] = {}
     fill: float | Literal["waves"] | None = None

@@ -13,7 +13,21 @@ LONGEST_LINE = 500
 Path = tuple[str | int, ...]
 Place = tuple[int, int]
 
-_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\xa0\xad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+_KNOWN = {
+    "\r": "a Windows line end; save the file with LF alone",
+    "\ufeff": "a byte order mark; save the file as UTF-8 without it",
+    "\xa0": "a space that does not break, as one gets from a PDF; type a space",
+}
+_HINTS = {
+    "mapping values are not allowed in this context": "quote a text that has `: ` in it, or mend the indentation",
+    "did not find expected key": "mend the indentation, or quote the text",
+    "did not find expected ',' or ']'": "a list ends with `]` and has commas; quote a text that begins with `[`",
+    "did not find expected ',' or '}'": "a mapping ends with `}` and has commas; quote a text that begins with `{`",
+    "found unknown escape character": "write TeX without quotes or in single ones",
+    "found unexpected end of stream": "a quote is not closed",
+    "could not find expected ':'": "a field is `name: value`",
+}
 _CONFLICT = re.compile("^<{7} ", re.MULTILINE)
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE)
@@ -100,8 +114,10 @@ class Document:
     def _read_scalar(self, node: yaml.Node, path: Path) -> Any:
         kind, value = node.tag.removeprefix("tag:yaml.org,2002:"), node.value
         if kind == "str":
-            if hidden := _HIDDEN.search(value):
-                self._wrong(node, path, f"hidden character U+{ord(hidden[0]):04X}; remove it")
+            if hidden := _HIDDEN.search(value) or re.search("\t", value):
+                character = f"the character U+{ord(hidden[0]):04X}"
+                escaped = f"a backslash between double quotes makes {character}; write TeX in single quotes"
+                self._wrong(node, path, escaped if getattr(node, "style", "") == '"' else f"{character} is hidden; remove it")
             return value
         if kind == "null":
             return None
@@ -125,7 +141,7 @@ def _compose(text: str) -> yaml.Node:
     if hidden := _HIDDEN.search(text):
         before = text[: hidden.start()]
         place = (before.count("\n") + 1, hidden.start() - before.rfind("\n"))
-        raise _RefusedError(place, f"hidden character U+{ord(hidden[0]):04X}; remove it")
+        raise _RefusedError(place, _KNOWN.get(hidden[0], f"hidden character U+{ord(hidden[0]):04X}; remove it"))
     if conflict := _CONFLICT.search(text):
         raise _RefusedError((text.count("\n", 0, conflict.start()) + 1, 1), "a merge conflict is left here; resolve it")
     try:
@@ -140,12 +156,22 @@ def _compose(text: str) -> yaml.Node:
         root = yaml.compose(text, yaml.CSafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise _RefusedError(_place(mark) if mark else (1, 1), f"not YAML: {error.problem or error.context}") from None
+        raise _RefusedError(_place(mark) if mark else (1, 1), f"not YAML: {_explained(error, text)}") from None
     except (yaml.YAMLError, UnicodeError) as error:
         raise _RefusedError((1, 1), f"not YAML: {error}") from None
-    if root is None:
+    if root is None or root.tag == "tag:yaml.org,2002:null":
         raise _RefusedError((1, 1), "the file is empty")
     return root
+
+
+def _explained(error: yaml.MarkedYAMLError, text: str) -> str:
+    """What the parser says, and what a contributor most probably did."""
+    said = error.problem or error.context or "it cannot be read"
+    if "cannot start any token" in said and error.problem_mark:
+        line, column = error.problem_mark.line, error.problem_mark.column
+        character = text.splitlines()[line][column]
+        return "a tab; indent with spaces" if character == "\t" else f"a text that begins with `{character}` needs quotes"
+    return f"{said}; {_HINTS[said]}" if said in _HINTS else said
 
 
 _KINDS = {"bool": "true or false", "int": "a number", "float": "a number", "timestamp": "a date"}
