@@ -136,7 +136,7 @@ def test_all_slips_of_a_run_are_named(root: Path) -> None:
         ('"""."""\n__all__ = ["giou_loss", "x"]\ngiou_loss = x = 1', "1:1: __all__: `x` is no function and no module that this file"),
         (
             '"""."""\nfrom torch import Tensor\n__all__ = ["giou_loss"]\ndef giou_loss(pred: Tensor) -> Tensor: ...',
-            "4:1: `pred` of giou_loss has no type that can be checked; expected a tensor with its shape, as Float[Tensor, \"*batch 4\"]",
+            '4:1: `pred` of giou_loss has no type that can be checked; expected a tensor with its shape, as Float[Tensor, "*batch 4"]',
         ),
     ],
     ids=["exits", "exports a number", "has no types"],
