@@ -1,6 +1,5 @@
 """Negative anchor filtering: Zhang, Wen, Bian, Lei and Li, CVPR 2018 (RefineDet)."""
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -42,5 +41,5 @@ def negative_anchor_filtering(
         1 for each positive and each chosen negative, 0 for every other box.
     """
     unsure = negative & (widen(p_s) <= threshold)
-    hardest = take(loss, unsure, positive.sum(-1, keepdim=True, dtype=torch.float32) * ratio)
+    hardest = take(loss, unsure, positive.sum(-1, keepdim=True) * ratio)
     return hardest.logical_or_(positive).to(widen(loss))
