@@ -65,8 +65,8 @@ def free_anchor(
         alpha: share $\alpha$ of the first loss, in [0, 1].
         weight: $\beta \ge 0$ of smooth L1 in the localisation probability.
         beta: error $\beta_{smooth} \ge 0$ at which smooth L1 turns from quadratic to linear.
-        center_std: unit $\sigma_{xy} > 0$ of $\delta_x$ and $\delta_y$.
-        size_std: unit $\sigma_{wh} > 0$ of $\delta_w$ and $\delta_h$.
+        center_std: unit $\sigma_{xy}$ of $\delta_x$ and $\delta_y$.
+        size_std: unit $\sigma_{wh}$ of $\delta_w$ and $\delta_h$.
 
     Returns:
         One loss for each ground truth, 0 for padding, and one for each anchor, both >= 0.
