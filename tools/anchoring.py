@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, smooth_l1_loss
 
 from reference_impl.heads import GuidedAnchoring, guided_anchors, location_loss, location_targets, shape_loss, shape_targets
-from reference_impl.ops.boxes import encode_deltas
+from reference_impl.ops.boxes import box_around, encode_deltas
 from reference_impl.ops.matching import BACKGROUND, match
 from tools.scenes import CLASSES, SIDE, STRIDE, painted
 
@@ -17,7 +17,7 @@ def squares(stride: int, device: str = "cpu", dtype: torch.dtype = torch.float32
     """One square of `scale` strides around the centre of each cell of a map of the scene, row by row."""
     at = stride * (torch.arange(SIDE // stride, device=device, dtype=dtype) + 0.5)
     center = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1).flatten(0, 1)
-    return torch.cat((center - scale * stride / 2, center + scale * stride / 2), -1)
+    return box_around(center, scale * stride)
 
 
 class SmallDetector(nn.Module):

@@ -44,7 +44,7 @@ from reference_impl.generation import (
     scaled_boxes,
     task_aware_synthesis,
 )
-from reference_impl.ops.boxes import box_iou
+from reference_impl.ops.boxes import box_around, box_iou, box_size
 from reference_impl.ops.roi_align import roi_align
 from tools.charts import scene
 
@@ -252,9 +252,9 @@ def _scenes(count: int) -> tuple[Tensor, Tensor]:
     across = torch.rand(count, 2) * (WIDTH - 16) + 8
     down = torch.tensor([9.0, 28.0]) + 2 * torch.randn(count, 2).clamp(-2, 2)
     tight, center = torch.tensor([BALL, HOUSE]), torch.stack((across, down), -1)
-    half = (tight[:, 2:] - tight[:, :2]) * (0.3 + 0.2 * torch.rand(count, 2, 1))
+    size = box_size(tight) * (0.6 + 0.4 * torch.rand(count, 2, 1))
     source, mask = (x.expand(count, *x.shape) for x in _objects())
-    return context_guided_pasting(landscapes, source, mask, tight.expand(count, 2, 4), torch.cat((center - half, center + half), -1))
+    return context_guided_pasting(landscapes, source, mask, tight.expand(count, 2, 4), box_around(center, size))
 
 
 def _landscape(light: float = 1.0, phase: float = 0.0) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from reference_impl.measure import effective_number
-from reference_impl.ops.boxes import box_area
+from reference_impl.ops.boxes import box_area, box_around
 from reference_impl.ops.matching import best_overlaps
 from tools.catalog import Catalog
 from tools.data import coco
@@ -79,9 +79,9 @@ def batch() -> Batch:
     truths, labels, valid = annotations.boxes[crowded], annotations.labels[crowded], annotations.valid[crowded]
     centers = torch.cartesian_prod(torch.arange(STRIDE / 2, LONGEST, STRIDE), torch.arange(STRIDE / 2, LONGEST, STRIDE)).double()
     side, ratio = torch.cartesian_prod(torch.tensor(SIDES), torch.tensor(RATIOS)).double().T
-    half = torch.stack((side * ratio.rsqrt(), side * ratio.sqrt()), -1) / 2
-    anchors = torch.cat((centers[:, None] - half, centers[:, None] + half), -1).reshape(-1, 4).expand(IMAGES, -1, -1)
-    inside = (centers[None] < annotations.size[crowded, None]).all(-1).repeat_interleave(len(half), -1)
+    shapes = torch.stack((side * ratio.rsqrt(), side * ratio.sqrt()), -1)
+    anchors = box_around(centers[:, None], shapes).reshape(-1, 4).expand(IMAGES, -1, -1)
+    inside = (centers[None] < annotations.size[crowded, None]).all(-1).repeat_interleave(len(shapes), -1)
     found = best_overlaps(anchors, truths, valid)
     positive = inside & (found.iou >= POSITIVE)
     negative = inside & ~positive

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from reference_impl.ops.boxes import decode_deltas
+
 STRIDE, CLASSES, SIDE = 4, 2, 128
 
 
@@ -31,7 +33,5 @@ def jittered(boxes: Tensor, *, each: int, seed: int, spread: float = 0.35) -> Te
     """`each` boxes around every box, moved and stretched at random: mostly of low IoU, as those of a proposal network."""
     draw = torch.Generator().manual_seed(seed)
     source = boxes.repeat_interleave(each, dim=1)
-    size, center = source[..., 2:] - source[..., :2], (source[..., :2] + source[..., 2:]) / 2
     shift, stretch = (torch.randn(*source.shape[:-1], 2, generator=draw).clamp(-1.5, 1.5).to(boxes) for _ in range(2))
-    center, half = center + spread * shift * size, size * (spread * stretch).exp() / 2
-    return torch.cat((center - half, center + half), -1)
+    return decode_deltas(spread * torch.cat((shift, stretch), -1), source)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reference_impl.ops.boxes import box_iou
+from reference_impl.ops.boxes import box_around, box_iou
 from tools.catalog import Catalog
 from tools.golden import parameters, resolve, tensor_annotation
 
@@ -121,8 +121,7 @@ def descend(loss: BoxLoss, box: Tensor, goal: Tensor, rate: float) -> Tensor:
 
 
 def corners(box: Tensor) -> Tensor:
-    center, half = box[..., :2], box[..., 2:] / 2
-    return torch.cat((center - half, center + half), -1)
+    return box_around(box[..., :2], box[..., 2:])
 
 
 def center_size(box: Tensor) -> Tensor:

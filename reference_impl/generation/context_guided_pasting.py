@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from reference_impl.ops.boxes import box_area, box_center, box_intersection, box_iou, box_size, clip_boxes
+from reference_impl.ops.boxes import box_area, box_around, box_center, box_intersection, box_iou, box_size, clip_boxes
 from reference_impl.ops.checked import checked
 from reference_impl.ops.colour import luminance, scale_saturation, turn_hue
 from reference_impl.ops.draw import inverse_cdf
@@ -132,7 +132,7 @@ def jittered_boxes(
     scale = 1 + (max_scale - 1) * noise[..., :1]
     size = scale * box_size(boxes)[..., None, :]
     center = box_center(boxes)[..., None, :] + (noise[..., 1:] - 0.5) * (scale - 1) * size
-    seen = clip_boxes(_box(center, size), limit)
+    seen = clip_boxes(box_around(center, size), limit)
     fits = (size < limit).all(-1) & (box_area(seen) < max_area * limit.prod(-1))
     return _first(seen, fits, boxes)
 
@@ -335,7 +335,7 @@ def fitting_instances(
     left, right = (-boxes[..., :2]).maximum(-reach).clamp(max=0), (limit - boxes[..., 2:]).minimum(reach).clamp(min=0)
     center = box_center(boxes) + torch.lerp(left, right, noise[..., 2:])
     filled = torch.lerp(lowest, highest, noise[..., 1])[..., None] * size.gather(-2, index[..., None].expand(*index.shape, 2))
-    return index.where(found, -1), _box(center, filled) * found[..., None]
+    return index.where(found, -1), box_around(center, filled) * found[..., None]
 
 
 @checked
@@ -411,7 +411,7 @@ def scaled_boxes(
     """
     boxes = widen(boxes.detach())
     noise = torch.rand_like(boxes[..., 0]) if noise is None else noise.to(boxes.dtype)
-    return _box(box_center(boxes), (min_scale + (max_scale - min_scale) * noise)[..., None] * box_size(boxes))
+    return box_around(box_center(boxes), (min_scale + (max_scale - min_scale) * noise)[..., None] * box_size(boxes))
 
 
 @checked
@@ -447,7 +447,7 @@ def boxes_beside(
     boxes, limit = widen(boxes.detach()), widen(image_size.detach())[..., None, None, :]
     noise = boxes.new_empty(*boxes.shape[:-1], TRIES_BESIDE, 2).uniform_() if noise is None else noise.to(boxes.dtype)
     own = boxes[..., None, :]
-    copy = _box(box_center(own) + (2 * noise - 1) * (0.5 + reach) * box_size(own), box_size(own))
+    copy = box_around(box_center(own) + (2 * noise - 1) * (0.5 + reach) * box_size(own), box_size(own))
     seen = clip_boxes(copy, limit)
     iou = box_iou(seen, own)
     fits = (iou > min_iou) & (iou < max_iou) & (box_area(seen) > min_inside * box_area(own))
@@ -516,11 +516,6 @@ def _covered(boxes: Tensor, others: Tensor) -> Tensor:
     """Which share of each box each other one covers, `[*batch k m]`."""
     shared = box_intersection(others[..., :, None, :], boxes[..., None, :, :])
     return safe_divide(shared, box_area(boxes)[..., None, :])
-
-
-def _box(center: Tensor, size: Tensor) -> Tensor:
-    """The box of a centre, a width and a height."""
-    return torch.cat((center - size / 2, center + size / 2), -1)
 
 
 def _inside(boxes: Tensor, n: int, m: int) -> Tensor:

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from reference_impl.ops.boxes import box_center, box_size, clip_boxes
+from reference_impl.ops.boxes import box_around, box_center, box_size, clip_boxes
 from reference_impl.ops.checked import checked
 from reference_impl.ops.matching import best_overlaps
 from reference_impl.ops.numerics import widen
@@ -68,8 +68,7 @@ def iou_uniform(
     source = pad(boxes, (0, 0, 0, 1)).gather(-2, truth.clamp(0, boxes.shape[-2])[..., None].expand(*truth.shape, 4))
     size = box_size(source)
     center = box_center(source) + (2 * noise[..., :2] - 1) * offset[..., None] * size
-    half = torch.lerp(smallest[..., None], largest[..., None], noise[..., 2:]) * size / 2
-    drawn = torch.cat((center - half, center + half), -1)
+    drawn = box_around(center, torch.lerp(smallest[..., None], largest[..., None], noise[..., 2:]) * size)
     if image_size is not None:
         drawn = clip_boxes(drawn, image_size[..., None, :])
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, pad, relu
 
-from reference_impl.ops.boxes import box_area, box_center, box_size
+from reference_impl.ops.boxes import box_area, box_around, box_center, box_size
 from reference_impl.ops.checked import checked, require_positive
 from reference_impl.ops.deformable import deformable_conv
 from reference_impl.ops.layout import per_anchor
@@ -45,9 +45,9 @@ def guided_anchors(
     Returns:
         The anchors of predicted shape, and which of them are there. Coordinates may be negative.
     """
-    anchors, half = widen(anchors), box_size(widen(anchors)) * (size_std * widen(shape)).exp() / 2
-    center = box_center(anchors)
-    return torch.cat((center - half, center + half), -1), widen(logits).sigmoid() >= threshold
+    anchors = widen(anchors)
+    size = box_size(anchors) * (size_std * widen(shape)).exp()
+    return box_around(box_center(anchors), size), widen(logits).sigmoid() >= threshold
 
 
 @checked
@@ -167,8 +167,8 @@ def shape_targets(
     octaves = (number // RATIOS).to(anchors.dtype) / OCTAVE
     tilt = (number % RATIOS - RATIOS // 2).to(anchors.dtype) / 2
     factor = torch.stack((octaves - tilt, octaves + tilt), -1).exp2()
-    center, half = box_center(anchors)[..., None, :], box_size(anchors)[..., None, :] * factor / 2
-    found = best_overlaps(torch.cat((center - half, center + half), -1).flatten(-3, -2), boxes, valid, lowest=lowest)
+    shapes = box_around(box_center(anchors)[..., None, :], box_size(anchors)[..., None, :] * factor)
+    found = best_overlaps(shapes.flatten(-3, -2), boxes, valid, lowest=lowest)
 
     iou, truth, is_best = (x.view(*x.shape[:-1], anchors.shape[-2], OCTAVE * RATIOS) for x in found[:3])
     highest, which = iou.max(-1)

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu, smooth_l1_loss
 
-from reference_impl.ops.boxes import box_area, box_center, box_iou, box_size
+from reference_impl.ops.boxes import box_area, box_iou, box_size, decode_deltas
 from reference_impl.ops.checked import checked
 from reference_impl.ops.levels import check_levels
 from reference_impl.ops.nms import nms
@@ -48,16 +48,9 @@ def uniform_iou_boxes(
     near, far = torch.zeros_like(wanted), torch.full_like(wanted, FARTHEST)
     for _ in range(HALVINGS):
         middle = (near + far) / 2
-        enough = box_iou(_moved(boxes, direction, middle), boxes) >= wanted
+        enough = box_iou(decode_deltas(middle[..., None] * direction, boxes), boxes) >= wanted
         near, far = torch.where(enough, middle, near), torch.where(enough, far, middle)
-    return _moved(boxes, direction, near)
-
-
-def _moved(boxes: Tensor, direction: Tensor, way: Tensor) -> Tensor:
-    step = direction * way[..., None]
-    size = box_size(boxes)
-    center, half = box_center(boxes) + step[..., :2] * size, size * step[..., 2:].exp() / 2
-    return torch.cat((center - half, center + half), -1)
+    return decode_deltas(near[..., None] * direction, boxes)
 
 
 @checked

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d, cross_entropy, relu, smooth_l1_loss
 
-from reference_impl.ops.boxes import box_center, box_size, decode_deltas
+from reference_impl.ops.boxes import box_around, box_center, box_size, decode_deltas
 from reference_impl.ops.checked import checked
 from reference_impl.ops.layout import per_anchor
 from reference_impl.ops.levels import check_levels
@@ -316,8 +316,7 @@ def context_boxes(boxes: Float[Tensor, "*batch n 4"], *, factor: float = 1.5) ->
         One box for each. A coordinate may be negative or beyond the image.
     """
     boxes = widen(boxes)
-    center, half = box_center(boxes), box_size(boxes) * (factor / 2)
-    return torch.cat((center - half, center + half), -1)
+    return box_around(box_center(boxes), factor * box_size(boxes))
 
 
 class ContextDetector(nn.Module):

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import dropout, relu
 
-from reference_impl.ops.boxes import box_center, box_iou, box_size, clip_boxes, decode_deltas
+from reference_impl.ops.boxes import box_around, box_center, box_iou, box_size, clip_boxes, decode_deltas
 from reference_impl.ops.checked import checked
 from reference_impl.ops.nms import nms
 from reference_impl.ops.numerics import nonnegative, widen
@@ -46,15 +46,12 @@ def multi_regions(boxes: Float[Tensor, "*batch n 4"]) -> tuple[Float[Tensor, "*b
         be negative.
     """
     boxes = widen(boxes)
-    corner, size = boxes[..., :2], box_size(boxes)
+    (x, y), (width, height) = boxes[..., :2].unbind(-1), box_size(boxes).unbind(-1)
     outer, inner = [], []
     for left, top, right, bottom, hole in REGIONS:
-        x, y = corner.unbind(-1)
-        width, height = size.unbind(-1)
         region = torch.stack((x + left * width, y + top * height, x + right * width, y + bottom * height), -1)
-        center, half = (region[..., :2] + region[..., 2:]) / 2, hole * (region[..., 2:] - region[..., :2]) / 2
         outer.append(region)
-        inner.append(torch.cat((center - half, center + half), -1))
+        inner.append(box_around(box_center(region), hole * box_size(region)))
     return torch.stack(outer, -2), torch.stack(inner, -2)
 
 
@@ -285,5 +282,4 @@ class MultiRegionCNN(nn.Module):
 
 
 def _enlarged(boxes: Tensor, factor: float) -> Tensor:
-    center, half = box_center(boxes), factor * (boxes[..., 2:] - boxes[..., :2]) / 2
-    return torch.cat((center - half, center + half), -1)
+    return box_around(box_center(boxes), factor * box_size(boxes))

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import relu, smooth_l1_loss, softplus
 
-from reference_impl.ops.boxes import box_center, box_size
+from reference_impl.ops.boxes import box_around, box_center, box_size
 from reference_impl.ops.checked import checked
 from reference_impl.ops.layout import per_anchor
 from reference_impl.ops.numerics import safe_divide, widen
@@ -232,7 +232,7 @@ class DenseSideAwareBoundaryLocalization(nn.Module):
         rows, columns = features.shape[-2:]
         place = torch.arange(max(rows, columns), device=features.device, dtype=widen(features).dtype) * stride
         center = torch.stack((place[:columns].expand(rows, columns), place[:rows, None].expand(rows, columns)), -1).flatten(0, 1)
-        return torch.cat((center - SQUARE * stride / 2, center + SQUARE * stride / 2), -1)
+        return box_around(center, SQUARE * stride)
 
 
 def _buckets(proposals: Tensor, *, bins: int, scale: float) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch._higher_order_ops.while_loop import while_loop
 from torch.nn.functional import pad, softplus
 
-from reference_impl.ops.boxes import box_center, box_iou, box_size
+from reference_impl.ops.boxes import box_around, box_center, box_iou, box_size
 from reference_impl.ops.checked import checked
 from reference_impl.ops.components import connected_components
 from reference_impl.ops.layout import per_anchor
@@ -397,7 +397,7 @@ def merged_boxes(
     gathered = within & (within.cumsum(-2) == 1)
     found = gathered.any(-1)
     middle = _median(torch.cat((center, size), -1), gathered)
-    box = torch.cat((middle[..., :2] - middle[..., 2:] / 2, middle[..., :2] + middle[..., 2:] / 2), -1)
+    box = box_around(middle[..., :2], middle[..., 2:])
     best = pad(torch.where(gathered, score[..., None, :], 0), (0, 1)).amax(-1)
     return torch.where(found[..., None], box, 0), best, found
 

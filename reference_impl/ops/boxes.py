@@ -16,6 +16,7 @@ from reference_impl.ops.overlap import diou_kernel, giou_kernel, iou_kernel, sim
 
 __all__ = [
     "box_area",
+    "box_around",
     "box_center",
     "box_diou",
     "box_giou",
@@ -43,6 +44,11 @@ def box_size(boxes: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 2"]:
 def box_center(boxes: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 2"]:
     """Centre (x, y), in pixels."""
     return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+
+def box_around(center: Float[Tensor, "*#batch 2"], size: Float[Tensor, "*#batch 2"] | float) -> Float[Tensor, "*#batch 4"]:
+    """The box with this centre and this width and height, or a square with this side, in pixels."""
+    return torch.cat((center.sub(size, alpha=0.5), center.add(size, alpha=0.5)), -1)
 
 
 @checked
@@ -210,9 +216,7 @@ def decode_deltas(deltas: Float[Tensor, "*#batch 4"], reference: Float[Tensor, "
     """The boxes that `deltas` say lie relative to `reference`: the inverse of `encode_deltas`."""
     deltas, reference = widen(deltas), widen(reference)
     size = box_size(reference)
-    center = box_center(reference) + deltas[..., :2] * size
-    half = size * deltas[..., 2:].exp() / 2
-    return torch.cat((center - half, center + half), -1)
+    return box_around(box_center(reference) + deltas[..., :2] * size, size * deltas[..., 2:].exp())
 
 
 @checked

@@ -7,6 +7,7 @@ from torch import Tensor
 from reference_impl.ops import boxes as ops
 from reference_impl.ops.boxes import (
     box_area,
+    box_around,
     box_center,
     box_diou,
     box_giou,
@@ -95,6 +96,15 @@ def test_deltas_lead_from_one_box_to_the_other_and_back(device: str) -> None:
     boxes, reference = some(100, 0, device), some(100, 1, device)
     torch.testing.assert_close(decode_deltas(encode_deltas(boxes, reference), reference), boxes)
     assert (encode_deltas(reference, reference) == 0).all()
+
+
+def test_a_centre_and_a_size_make_the_box_that_has_them(device: str) -> None:
+    boxes = some(100, 0, device)
+    torch.testing.assert_close(box_around(box_center(boxes), box_size(boxes)), boxes)
+    found = box_around(boxes[:, None, :2], boxes[..., 2:])
+    torch.testing.assert_close(box_center(found), boxes[:, None, :2].expand_as(found[..., :2]))
+    torch.testing.assert_close(box_size(found), boxes[..., 2:].expand_as(found[..., 2:]))
+    assert box_around(boxes[..., :2], 16).equal(box_around(boxes[..., :2], torch.full_like(boxes[..., :2], 16)))
 
 
 def test_half_precision_is_widened(device: str) -> None:
