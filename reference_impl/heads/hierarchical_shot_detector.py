@@ -11,7 +11,7 @@ from reference_impl.ops.deformable import deformable_conv
 from reference_impl.ops.layout import per_anchor
 from reference_impl.ops.matching import best_overlaps
 from reference_impl.ops.nms import nms_per_class
-from reference_impl.ops.numerics import widen
+from reference_impl.ops.numerics import entropy_of_class, widen
 from reference_impl.ops.select import take
 
 __all__ = ["HSDContext", "HierarchicalShotDetector", "hsd_boxes", "hsd_detections", "hsd_loss", "hsd_targets"]
@@ -127,8 +127,8 @@ def hsd_loss(
     logits, deltas, targets = widen(logits), widen(deltas), widen(targets)
     background = logits.shape[-1] - 1
     valid = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
-    class_loss = -logits.log_softmax(-1).gather(-1, labels.clamp(0, background)[..., None]).squeeze(-1)
     positive = valid & (labels < background)
+    class_loss = entropy_of_class(logits.log_softmax(-1), labels.long().clamp(0, background))
     negative = take(class_loss.detach(), valid & ~positive, ratio * positive.sum(-1, keepdim=True))
     box_loss = smooth_l1_loss(deltas, targets, reduction="none").sum(-1)
     return class_loss.where(positive | negative, 0), box_loss.where(valid & matched, 0)
