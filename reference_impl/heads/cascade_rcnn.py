@@ -12,7 +12,7 @@ from reference_impl.ops.checked import checked
 from reference_impl.ops.levels import check_levels
 from reference_impl.ops.matching import best_overlaps
 from reference_impl.ops.nms import nms_per_class
-from reference_impl.ops.numerics import safe_divide, widen
+from reference_impl.ops.numerics import entropy_of_class, safe_divide, widen
 from reference_impl.ops.roi_align import roi_align_by_size
 from reference_impl.ops.select import take
 
@@ -128,7 +128,7 @@ def cascade_loss(
     logits, deltas, targets = widen(logits), widen(deltas), widen(targets)
     background = logits.shape[-1] - 1
     valid = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
-    class_loss = -logits.log_softmax(-1).gather(-1, labels.clamp(0, background)[..., None]).squeeze(-1)
+    class_loss = entropy_of_class(logits.log_softmax(-1), labels.long().clamp(0, background))
     box_loss = smooth_l1_loss(deltas, targets, reduction="none").sum(-1)
     return class_loss.where(valid, 0), box_loss.where(valid & (labels < background), 0)
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import conv_transpose2d, cross_entropy, relu, smooth_l1_loss
+from torch.nn.functional import conv_transpose2d, relu, smooth_l1_loss
 
 from reference_impl.ops.boxes import box_around, box_center, box_size, decode_deltas
 from reference_impl.ops.checked import checked
 from reference_impl.ops.layout import per_anchor
 from reference_impl.ops.levels import check_levels
 from reference_impl.ops.matching import BACKGROUND, IGNORED, best_overlaps
-from reference_impl.ops.numerics import safe_divide, widen
+from reference_impl.ops.numerics import entropy_of_class, safe_divide, widen
 from reference_impl.ops.select import take
 
 __all__ = [
@@ -235,7 +235,7 @@ def branch_loss(
     positives, negatives = (x.sum(-1, keepdim=True).to(logits.dtype) for x in (positive, negative))
     share = 1 - (positives > 0).to(logits.dtype) / (1 + ratio)
     weight = torch.where(positive, safe_divide(1 - share, positives), torch.where(negative, safe_divide(share, negatives), 0))
-    by_class = cross_entropy(logits.flatten(0, -2), labels.flatten().long(), reduction="none").view_as(weight)
+    by_class = entropy_of_class(logits.log_softmax(-1), labels.long())
     limited = offsets + (_limited(offsets, center_range, size_range) - offsets).detach()
     by_box = smooth_l1_loss(limited, widen(target).to(offsets.dtype), reduction="none").mean(-1)
     by_box = torch.where(positive, safe_divide(by_box, positives), 0)

@@ -11,7 +11,7 @@ from torch.nn.functional import max_pool2d, pad, pixel_shuffle, pixel_unshuffle
 from reference_impl.ops.boxes import box_area, box_intersection, box_iou, box_size, enclosing_box, squared_center_distance
 from reference_impl.ops.checked import checked
 from reference_impl.ops.layout import per_anchor
-from reference_impl.ops.numerics import safe_divide, widen
+from reference_impl.ops.numerics import entropy_of_class, safe_divide, widen
 from reference_impl.ops.select import closest_pair
 
 __all__ = ["OverFeat", "merge_predictions", "overfeat_loss", "window_targets"]
@@ -86,8 +86,8 @@ def overfeat_loss(
     """
     logits, pred, target = widen(logits), widen(pred), widen(target)
     valid = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
-    labels = labels.clamp(0, logits.shape[-1] - 1)
-    by_class = -logits.log_softmax(-1).gather(-1, labels[..., None]).squeeze(-1)
+    labels = labels.long().clamp(0, logits.shape[-1] - 1)
+    by_class = entropy_of_class(logits.log_softmax(-1), labels)
     regressor = labels.clamp(max=max(pred.shape[-2] - 1, 0))
     own = pad(pred, (0, 0, 0, 1)).gather(-2, regressor[..., None, None].expand(*labels.shape, 1, 4)).squeeze(-2)
     by_box = (own - target.to(own.dtype)).square().sum(-1)

@@ -12,7 +12,7 @@ from reference_impl.ops.boxes import box_size, clip_boxes, decode_deltas
 from reference_impl.ops.checked import checked
 from reference_impl.ops.levels import check_levels
 from reference_impl.ops.nms import nms
-from reference_impl.ops.numerics import widen
+from reference_impl.ops.numerics import entropy_of_class, widen
 from reference_impl.ops.roi_align import roi_align
 
 __all__ = [
@@ -69,8 +69,8 @@ def scale_dependent_loss(
     logits, offsets, targets = widen(logits), widen(offsets), widen(targets)
     background = logits.shape[-1] - 1
     valid = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
-    labels = labels.clamp(0, background)
-    by_class = -logits.log_softmax(-1).gather(-1, labels[..., None]).squeeze(-1)
+    labels = labels.long().clamp(0, background)
+    by_class = entropy_of_class(logits.log_softmax(-1), labels)
     own = offsets.gather(-2, labels[..., None, None].expand(*labels.shape, 1, 4)).squeeze(-2)
     by_box = smooth_l1_loss(own, targets.to(own.dtype), reduction="none").sum(-1)
     return by_class.where(valid, 0), by_box.where(valid & (labels < background), 0)

@@ -9,7 +9,7 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate, smooth_l1_loss
 
 from reference_impl.ops.checked import checked
 from reference_impl.ops.levels import check_levels, upsample_like
-from reference_impl.ops.numerics import widen
+from reference_impl.ops.numerics import entropy_of_class, widen
 from reference_impl.ops.roi_align import roi_align
 
 __all__ = ["AugFPN", "ConsistentSupervision", "consistent_supervision_loss"]
@@ -170,8 +170,8 @@ def consistent_supervision_loss(
         Classification and regression loss of each proposal at each level; the latter is 0 for background.
     """
     logits, offsets = widen(logits), widen(offsets)
-    labels = labels.where(positive, logits.shape[-1] - 1).clamp(max=logits.shape[-1] - 1)[..., None, :, None]
-    by_class = -logits.log_softmax(-1).gather(-1, labels.expand(*logits.shape[:-1], 1)).squeeze(-1)
+    labels = labels.where(positive, logits.shape[-1] - 1).clamp(max=logits.shape[-1] - 1)[..., None, :]
+    by_class = entropy_of_class(logits.log_softmax(-1), labels.long().expand(logits.shape[:-1]))
     target = widen(target).to(offsets.dtype)[..., None, :, :].expand_as(offsets)
     by_box = smooth_l1_loss(offsets, target, reduction="none").sum(-1)
     return weight * by_class, torch.where(positive[..., None, :], weight * by_box, 0)
