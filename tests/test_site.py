@@ -1,10 +1,11 @@
-"""The built site: every link leads somewhere, nothing comes from another host, hostile text stays text, and two builds are equal."""
+"""The built site: links lead somewhere, headings nest, nothing is from another host, hostile text stays text, and two builds are equal."""
 
 import filecmp
 import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlparse
@@ -40,12 +41,18 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.loads: list[str] = []
         self.ids: set[str] = set()
+        self.repeated: set[str] = set()
+        self.headings: list[int] = []
         self.suspicious: list[str] = []
         self.feed(html)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attributes}
-        self.ids |= {given[name] for name in ("id", "name") if name in given}
+        if "id" in given:
+            self.repeated |= {given["id"]} & self.ids
+            self.ids.add(given["id"])
+        if tag in ("h1", "h2", "h3", "h4", "h5", "h6"):
+            self.headings.append(int(tag[1]))
         if tag == "a" and "href" in given:
             self.links.append(given["href"])
         if "src" in given:
@@ -59,15 +66,17 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="session")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository with a hostile entry, its site built."""
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of the repository with a hostile entry, its site built for an address below a host."""
     root = tmp_path_factory.mktemp("repository")
     for name in ("catalog", "docs", "reference_impl"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "mkdocs.yml", root)
     (root / "catalog" / "papers" / "hostile2021text.yaml").write_text(HOSTILE)
-    assert build(root) == 0
-    return root
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SITE_URL", HOST)
+        assert build(root) == 0
+        yield root
 
 
 @pytest.fixture(scope="session")
@@ -79,8 +88,6 @@ def pages(root: Path) -> dict[str, Page]:
 def test_every_internal_link_leads_to_a_page_and_its_anchor(pages: dict[str, Page], root: Path) -> None:
     broken = []
     for name, page in pages.items():
-        if name == "404.html":
-            continue
         for link in [*page.links, *page.loads]:
             address, anchor = urldefrag(urljoin(HOST + name, link))
             if not address.startswith(HOST):
@@ -93,8 +100,16 @@ def test_every_internal_link_leads_to_a_page_and_its_anchor(pages: dict[str, Pag
     assert not broken
 
 
+def test_each_page_has_one_title_no_level_of_heading_is_skipped_and_ids_are_unique(pages: dict[str, Page]) -> None:
+    for name, page in pages.items():
+        levels = page.headings
+        assert levels.count(1) == 1, name
+        assert all(after <= before + 1 for before, after in zip([0, *levels], levels, strict=False)), f"{name}: {levels}"
+        assert not page.repeated, name
+
+
 def test_nothing_is_loaded_from_another_host(pages: dict[str, Page]) -> None:
-    foreign = [f"{name}: {link}" for name, page in pages.items() for link in page.loads if urlparse(link).netloc]
+    foreign = [f"{name}: {link}" for name, page in pages.items() for link in page.loads if not urljoin(HOST + name, link).startswith(HOST)]
     assert not foreign
 
 
