@@ -64,7 +64,7 @@ def candidate_boxes(
     """
     image_size, limits, noise = widen(image_size.detach()), widen(limits.detach()), widen(noise)
     bins = counts.shape[-1]
-    weight = (counts.flatten() + smoothing).to(noise.dtype).expand(*noise.shape[:-2], bins * bins)
+    weight = (counts.flatten().to(noise.dtype) + smoothing).expand(*noise.shape[:-2], bins * bins)
     index, within = inverse_cdf(weight, noise[..., 0])
     step = (limits[:, 1] - limits[:, 0]) / bins
     share = limits[0, 0] + (index // bins + within) * step[0]

@@ -83,8 +83,8 @@ def in_out_loss(
     loss = softplus(torch.where(inside, -logits, logits)).mean(-1)
     if border_logits is not None and borders is not None:
         border_logits, bins = widen(border_logits), logits.shape[-1]
-        weight = torch.where(borders, bins / 2, bins / max(2 * bins - 2, 1)).to(logits.dtype)
-        of_borders = (weight * softplus(torch.where(borders, -border_logits, border_logits))).mean(-1)
+        entropy = softplus(torch.where(borders, -border_logits, border_logits))
+        of_borders = torch.where(borders, entropy * (bins / 2), entropy * (bins / max(2 * bins - 2, 1))).mean(-1)
         loss = torch.cat((loss, of_borders.flatten(-2)), -1)
     return loss.mean(-1)
 
