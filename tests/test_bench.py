@@ -76,6 +76,11 @@ def test_growth_leaves_the_plain_form_out_where_it_would_take_too_long(monkeypat
     assert [bool(cell) for cell in second[3:8]] == [True, False, False, True, False]
 
 
+def test_a_new_loss_needs_no_plain_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulation, "BASELINES", {"losses.l1_loss": BASELINES["losses.l1_loss"]})
+    assert [row.split()[1] for row in simulation.rows(load(), [], points=1)] == ["l1_loss"]
+
+
 def test_the_simulation_takes_the_same_step_with_the_plain_form_of_each_loss() -> None:
     rows = list(simulation.rows(load(), [], points=1))
     assert len(rows) > 10
