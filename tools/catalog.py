@@ -147,13 +147,13 @@ def _translate(document: Document, detail: Any) -> Problem:
         return document.problem(path, f"`{given}` is text to YAML; write a number without quotes and with a point, as 1.0e-4")
     if kind == "string_type" and isinstance(given, (bool, int, float)):
         return document.problem(path, f"`{str(given).lower()}` is not text to YAML; quote it")
+    shown = {list: "a list", dict: "a mapping", type(None): "nothing"}.get(type(given), f"`{given}`")
     if kind in _EXPECTED:
-        shown = {list: "a list", dict: "a mapping", type(None): "nothing"}.get(type(given), f"`{given}`")
         return document.problem(path, f"{shown} stands here; expected {_EXPECTED[kind]}")
     if kind == "too_short":
         return document.problem(path, "this is empty; expected at least one")
     if kind == "literal_error":
-        return document.problem(path, f"`{given}` is not one of {context['expected']}")
+        return document.problem(path, f"{shown} is not one of {context['expected']}")
     if kind == "string_pattern_mismatch":
         return document.problem(path, f"`{given}` does not look right; expected {context['pattern']}")
     return document.problem(path, detail["msg"][0].lower() + detail["msg"][1:])

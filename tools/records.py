@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Text = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
 Tex = Annotated[str, StringConstraints(min_length=1)]
-Url = Annotated[str, StringConstraints(pattern=r"^https://[A-Za-z0-9.-]+(/[^\s<>\"'`\\]*)?$")]
+Url = Annotated[str, StringConstraints(pattern=r"""^https://[A-Za-z0-9.-]+(/[^\s<>"'`\\]*)?$""")]
 MethodId = Annotated[str, StringConstraints(pattern=r"^[a-z]+\.[a-z][a-z0-9_]*$")]
 Address = Annotated[str, StringConstraints(pattern=r"^[a-z_]+\.[a-z_]+$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
