@@ -55,6 +55,11 @@ def stays_half(score: Values) -> Values:
 
 
 @checked
+def picks_between_numbers(score: Values) -> Values:
+    return widen(score) * torch.where(score > 0.5, 0.1, 0.3)
+
+
+@checked
 def narrows(score: Values) -> Values:
     return score.float() * score.float()
 

@@ -180,8 +180,9 @@ def test_extremes_are_finite(function: Function, dtype: torch.dtype, extreme: in
     for leave_out in variants(function):
         arguments = differentiable(make(function, sizes={"n": 40}, dtype=dtype, extreme=extreme, leave_out=leave_out, batch=(2,)))
         results = call(function, arguments)
-        assert all(result.isfinite().all() for result in results)
-        assert may_be_negative(function) or all((result >= 0).all() for result in results)
+        for i, result in enumerate(results):
+            assert result.isfinite().all(), f"result {i}"
+            assert may_be_negative(function) or (result >= 0).all(), f"result {i}"
         for name, gradient in gradients(arguments, results).items():
             assert gradient.isfinite().all(), name
 
@@ -222,6 +223,25 @@ def test_types_are_kept(function: Function) -> None:
     for (given, wide), leave_out in product(precision.items(), variants(function)):
         for result, annotation in zip(call(function, make(function, dtype=given, leave_out=leave_out)), outputs(function), strict=True):
             assert kinds[annotation.dtype](result, wide), f"{given} became {result.dtype}"
+
+
+@every_function
+def test_the_default_type_does_not_matter(function: Function) -> None:
+    """In float64 nothing goes through a number of another type, as what `torch.where` makes of two Python numbers."""
+    odd = {name: 1.0371 * default for name, default in hyper_parameters(function).items() if isinstance(default, float)}
+    arguments = differentiable(make(function))
+    for hyper in (odd if accepted(function, make(function), odd) else {}, {}):
+        found = []
+        for default in (torch.float32, torch.float64):
+            torch.set_default_dtype(default)
+            torch.manual_seed(0)
+            try:
+                results = call(function, arguments, **hyper)
+            finally:
+                torch.set_default_dtype(torch.float32)
+            found.append([result.detach() for result in results] + list(gradients(arguments, results).values()))
+        for narrow, wide in zip(*found, strict=True):
+            torch.testing.assert_close(narrow, wide, rtol=1e-12, atol=1e-12, equal_nan=True)
 
 
 @every_function
@@ -411,6 +431,7 @@ FAULTS = {
     faulty.stops_silently: [test_gradient],
     faulty.stays_half: [test_types_are_kept],
     faulty.narrows: [test_types_are_kept],
+    faulty.picks_between_numbers: [test_the_default_type_does_not_matter],
     faulty.multiplies_matrices: [test_autocast],
     faulty.reads_a_number: [test_vmap_is_a_batch],
     faulty.takes_long_labels_alone: [test_how_numbers_are_stored_does_not_matter],

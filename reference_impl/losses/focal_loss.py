@@ -57,7 +57,7 @@ def focal_loss(
     def formula(logits: Tensor, labels: Tensor) -> Tensor:
         own = labels[..., None] == torch.arange(logits.shape[-1], device=labels.device)
         signed = torch.where(own, logits, -logits)
-        weight = torch.where(own, alpha, 1 - alpha) * _power((-signed).sigmoid(), gamma)
+        weight = torch.where(own, logits.new_full((), alpha), 1 - alpha) * _power((-signed).sigmoid(), gamma)
         return (weight * -logsigmoid(signed)).sum(-1)
 
     def kernel(x: Tensor, own: bool, rows: slice, loss: Tensor, slope: Tensor, spare: Tensor) -> None:
