@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 from torch.nn.functional import nll_loss
 
-__all__ = ["entropy_of_class", "nonnegative", "safe_divide", "safe_log", "widen"]
+__all__ = ["entropy_of_class", "is_plain", "nonnegative", "safe_divide", "safe_log", "widen"]
 
 HALF = {torch.float16, torch.bfloat16}
 
