@@ -8,6 +8,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests import faulty
-from tests.inputs import drawn, functions, make, optional
+from tests.inputs import AMOUNTS, Amount, drawn, functions, make, optional
 
 DEVICE = "fakegpu"
 READS_VALUES = {
@@ -71,7 +72,7 @@ class Literals(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def trial(function: Callable[..., Any], leave_out: list[str]) -> dict[str, Any]:
+def trial(function: Callable[..., Any], amount: Amount, leave_out: list[str]) -> dict[str, Any]:
     """The waits of one call, forward and backward, and the error that ended it."""
     real = make(function, dtype=torch.float32, leave_out=leave_out)
     waits, error = Waits(), None
@@ -80,7 +81,8 @@ def trial(function: Callable[..., Any], leave_out: list[str]) -> dict[str, Any]:
             name: torch.empty(x.shape, dtype=x.dtype, device=DEVICE, requires_grad=x.is_floating_point()) for name, x in real.items()
         }
         try:
-            call(function, arguments)
+            with amount():
+                call(function, arguments)
         except GuardOnDataDependentSymNode:
             error = "branches on a value"
         except Exception as caught:
@@ -102,12 +104,13 @@ def call(function: Callable[..., Any], arguments: dict[str, Tensor]) -> None:
             raise RuntimeError(f"the gradient on {name} is on {x.grad.device}")
 
 
-def trials(addresses: list[str]) -> Iterator[tuple[str, Callable[..., Any], list[str]]]:
+def trials(addresses: list[str]) -> Iterator[tuple[str, Callable[..., Any], Amount, list[str]]]:
     asked = {address: function for address, function in functions().items() if address in addresses}
     wrong = {f"faulty.{name}": f for name, f in inspect.getmembers(faulty, inspect.isfunction) if hasattr(f, "__wrapped__")}
     for address, function in (asked | wrong).items():
-        for leave_out in ([], [*optional(function), *drawn(function)]):
-            yield address, function, leave_out
+        yield address, function, nullcontext, [*optional(function), *drawn(function)]
+        for amount in AMOUNTS:
+            yield address, function, amount, []
 
 
 def main() -> None:
@@ -118,9 +121,11 @@ def main() -> None:
     except Exception as error:
         print(json.dumps({"unavailable": f"{type(error).__name__}: {error}"}))
         return
+    # Without this there is no autocast to switch off.
+    torch.get_device_module(DEVICE).get_amp_supported_dtype = lambda: [torch.bfloat16]
     report: dict[str, dict[str, Any]] = {}
-    for address, function, leave_out in trials(sys.argv[1:]):
-        found = trial(function, leave_out)
+    for address, function, amount, leave_out in trials(sys.argv[1:]):
+        found = trial(function, amount, leave_out)
         entry = report.setdefault(address, {"waits": [], "errors": []})
         entry["waits"] += found["waits"]
         entry["errors"] += [found["error"]] if found["error"] else []

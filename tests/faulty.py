@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reference_impl.ops.checked import checked
+from reference_impl.ops.dense import row_blocks
 from reference_impl.ops.numerics import safe_divide, widen
 
 Values = Float[Tensor, "*batch n"]
@@ -27,6 +28,11 @@ def keyword_tensor(score: Values, *, valid: Mask | None = None) -> Values:
 @checked
 def divides_by_the_number(score: Values) -> Float[Tensor, "*batch"]:
     return widen(score).mean(-1)
+
+
+@checked
+def sums_a_part(score: Values) -> Values:
+    return widen(score) / widen(score)[row_blocks(score)[0]].sum()
 
 
 @checked

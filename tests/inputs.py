@@ -5,11 +5,13 @@ A new method is tested without a word here as long as it keeps to the names belo
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from typing import Any, get_args, get_origin
 from zlib import crc32
 
+import pytest
 import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
@@ -38,6 +40,36 @@ EXTREME_PROBABILITY = [0.0, 1.0, 0.5, 0.0]
 EXTREME_BOX = [[10.0, 10.0, 10.0, 10.0], [10.0, 10.0, 30.0, 30.0], [10.0, 20.0, 30.0, 20.0], [FAR, FAR, FAR + 20.0, FAR + 10.0]]
 EXTREME_BOX_OF_TARGET = [EXTREME_BOX[0], EXTREME_BOX[1], EXTREME_BOX[1], EXTREME_BOX[1]]
 MIXED = len(EXTREME_BOX)
+
+# What decides in `reference_impl.ops` whether input is large, and how much of it is worked on at once.
+LIMITS = {
+    "dense.SMALL": 1,
+    "dense.PER_THREAD": 8,
+    "dense.AT_ONCE_ELSEWHERE": 8,
+    "ranks.MANY": 1,
+    "select.MANY": 1,
+    "nms.BLOCK": 2,
+    "matching.PAIRS_AT_ONCE": 1,
+    "boxes.PAIRS_AT_ONCE": 1,
+    "soft_nms.TABLE": 0,
+    "roi_align.FEW": 0,
+    "soft_ranks.SMALL": 0,
+    "soft_ranks.SMALL_SORT": 0,
+}
+
+Amount = Callable[[], AbstractContextManager[None]]
+
+
+@contextmanager
+def all_input_is_large() -> Iterator[None]:
+    """In here any input is worked on as a detector's is: in several parts, and in the way that is faster for much of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for limit, value in LIMITS.items():
+            patch.setattr(f"reference_impl.ops.{limit}", value)
+        yield
+
+
+AMOUNTS: list[Amount] = [nullcontext, all_input_is_large]
 
 
 def functions() -> dict[str, Callable[..., Any]]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests import faulty
 from tests.inputs import (
+    AMOUNTS,
     CATALOG,
     EXTREME_BOX,
     MIXED,
@@ -112,6 +113,20 @@ def test_nothing_at_all(function: Function) -> None:
         for name, gradient in gradients(arguments, results).items():
             assert gradient.shape == arguments[name].shape
             assert gradient.isfinite().all(), (name, batch, sizes)
+
+
+@every_function
+def test_large_input_is_treated_alike(function: Function) -> None:
+    """Results and gradients do not depend on how much is worked on at once, or on what way is the faster one for so much input."""
+    for leave_out in variants(function):
+        found = []
+        for amount in AMOUNTS:
+            arguments = differentiable(make(function, batch=(2,), leave_out=leave_out))
+            with amount():
+                results = call(function, arguments)
+                found.append([result.detach() for result in results] + list(gradients(arguments, results).values()))
+        for small, large in zip(*found, strict=True):
+            torch.testing.assert_close(large, small, rtol=1e-9, atol=1e-9)
 
 
 @every_function
@@ -249,10 +264,11 @@ def test_autocast(function: Function) -> None:
     """Under autocast the result is float32, and the same."""
     arguments = make(function, dtype=torch.float32)
     plain = call(function, arguments)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        automatic = call(function, arguments)
-    for a, b in zip(automatic, plain, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    for amount in AMOUNTS:
+        with amount(), torch.autocast("cpu", dtype=torch.bfloat16):
+            automatic = call(function, arguments)
+        for a, b in zip(automatic, plain, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
 @every_function
@@ -423,6 +439,7 @@ WRONG_TYPES = {
 FAULTS = {
     faulty.keyword_tensor: [test_signature],
     faulty.divides_by_the_number: [test_nothing_at_all],
+    faulty.sums_a_part: [test_large_input_is_treated_alike],
     faulty.normalises_over_images: [test_a_batch_is_a_loop],
     faulty.below_zero: [test_a_weight_or_loss_is_not_negative],
     faulty.weighs_ignored_boxes: [test_ignored_boxes_weigh_nothing],

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from reference_impl.ops.boxes import box_area, box_center
 from reference_impl.ops.checked import checked
-from reference_impl.ops.numerics import widen
+from reference_impl.ops.numerics import in_full_precision, widen
 
 __all__ = ["boxes_per_cell", "boxes_per_class", "boxes_per_iou_bin", "boxes_per_octave", "boxes_per_pixel", "foreground_background"]
 
@@ -70,7 +70,8 @@ def boxes_per_pixel(
     x, y = (torch.arange(n, dtype=boxes.dtype, device=boxes.device) + 0.5 for n in (width, height))
     across = (boxes[..., 0, None] <= x) & (x < boxes[..., 2, None])
     down = (boxes[..., 1, None] <= y) & (y < boxes[..., 3, None]) & among[..., None]
-    return torch.einsum("...nh,...nw->...hw", down.to(boxes.dtype), across.to(boxes.dtype)).long()
+    with in_full_precision(boxes):
+        return torch.einsum("...nh,...nw->...hw", down.to(boxes.dtype), across.to(boxes.dtype)).long()
 
 
 def _counts(place: Tensor, among: Tensor, places: int) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 from torch.nn.functional import nll_loss
 
-__all__ = ["entropy_of_class", "is_plain", "nonnegative", "safe_divide", "safe_log", "widen"]
+__all__ = ["entropy_of_class", "in_full_precision", "is_plain", "nonnegative", "safe_divide", "safe_log", "widen"]
 
 HALF = {torch.float16, torch.bfloat16}
 
@@ -13,6 +13,11 @@ HALF = {torch.float16, torch.bfloat16}
 def widen(x: Tensor) -> Tensor:
     """`x` in float32 if it is in half precision, and unchanged otherwise."""
     return x.float() if x.dtype in HALF else x
+
+
+def in_full_precision(x: Tensor) -> torch.autocast:
+    """A context in which matrices like `x` are multiplied in their own precision, under autocast, too."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from reference_impl.ops.boxes import box_area, box_size
 from reference_impl.ops.checked import checked
 from reference_impl.ops.levels import check_levels
-from reference_impl.ops.numerics import safe_divide, widen
+from reference_impl.ops.numerics import in_full_precision, safe_divide, widen
 from reference_impl.ops.rows import as_rows, sum_of_rows
 
 __all__ = ["precise_roi_pool", "precise_roi_pool_levels", "roi_align", "roi_align_by_size", "roi_align_levels"]
@@ -215,8 +215,9 @@ def _align_adaptively(features: Tensor, start: Tensor, length: Tensor, chosen: T
 
 def _weigh(features: Tensor, of_row: Tensor, of_column: Tensor) -> Tensor:
     """The sum of the whole map for each cell of the grid, from the weights of its rows and columns, `[b r size cells]`."""
-    half = torch.einsum("brjx,bcyx->brjcy", of_column, features)
-    return torch.einsum("briy,brjcy->brcij", of_row, half)
+    with in_full_precision(features):
+        half = torch.einsum("brjx,bcyx->brjcy", of_column, features)
+        return torch.einsum("briy,brjcy->brcij", of_row, half)
 
 
 def _weights(start: Tensor, length: Tensor, cells: int, size: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from reference_impl.ops.checked import checked
 from reference_impl.ops.dense import row_blocks
-from reference_impl.ops.numerics import is_plain, widen
+from reference_impl.ops.numerics import in_full_precision, is_plain, widen
 
 __all__ = ["soft_balance_sampling"]
 
@@ -43,7 +43,8 @@ def soft_balance_sampling(
     else:
         count = reduce(torch.add, [shows[..., rows, :].to(dtype).sum(-2, keepdim=True) for rows in blocks])
         column = _of_class(count, alpha).mT
-        share = torch.cat([shows[..., rows, :].to(dtype) @ column for rows in blocks], -2).squeeze(-1)
+        with in_full_precision(column):
+            share = torch.cat([shows[..., rows, :].to(dtype) @ column for rows in blocks], -2).squeeze(-1)
     share = share.masked_fill_((progress < start)[..., None], 1)
     return share / share.sum(-1, keepdim=True).clamp_min_(torch.finfo(dtype).tiny)
 

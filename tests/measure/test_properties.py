@@ -61,3 +61,10 @@ def test_pixels_of_crossing_boxes(device: str) -> None:
     boxes = torch.tensor([[0.0, 1.0, 3.0, 2.0], [1.0, 0.0, 2.0, 3.0], [0.0, 0.0, 3.0, 3.0]], dtype=torch.float64, device=device)
     among = torch.tensor([True, True, False], device=device)
     assert boxes_per_pixel(boxes, among, height=3, width=3).tolist() == [[0, 1, 0], [1, 2, 1], [0, 1, 0]]
+
+
+def test_many_boxes_on_a_pixel_are_counted_under_autocast(device: str) -> None:
+    """257 is no bfloat16."""
+    boxes = torch.tensor([0.0, 0.0, 1.0, 1.0], device=device).expand(257, 4)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        assert boxes_per_pixel(boxes, torch.ones_like(boxes[:, 0], dtype=torch.bool), height=1, width=1).item() == 257

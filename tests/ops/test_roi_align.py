@@ -190,6 +190,14 @@ def test_no_boxes_and_no_images(pool: Callable[..., Tensor], how: dict[str, Any]
 
 
 @every_pool
+def test_autocast_changes_nothing(pool: Callable[..., Tensor], how: dict[str, Any], device: str) -> None:
+    features, boxes = (x.to(device) for x in maps_and_boxes(dtype=torch.float32))
+    with torch.autocast(device, dtype=torch.bfloat16):
+        found = pool(features, boxes, scale=0.25, **how)
+    torch.testing.assert_close(found, pool(features, boxes, scale=0.25, **how))
+
+
+@every_pool
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_the_dtype_is_that_of_the_features(pool: Callable[..., Tensor], how: dict[str, Any], dtype: torch.dtype, device: str) -> None:
     """Half precision is a rounding of the result, however large the boxes."""
