@@ -302,7 +302,7 @@ def ssd_loss(
     targets: Float[Tensor, "*batch n 4"],
     valid: Bool[Tensor, "*batch n"] | None = None,
     *,
-    ratio: float = 3.0,
+    ratio: float = 3,
 ) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch n"]]:
     r"""Cross entropy of the positives and of the hardest negatives of each image, and smooth L1 of the positives' offsets.
 

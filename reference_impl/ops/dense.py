@@ -20,7 +20,8 @@ __all__ = ["entropy_of_negatives", "focal_negatives", "own_class", "own_logit_an
 Formula = Callable[[Tensor, Tensor], Tensor]
 Kernel = Callable[[Tensor, bool, slice, Tensor, Tensor, Tensor], object]
 
-# In entries: up to which a formula is as fast, and what a processor's cache holds. Elsewhere blocks only bound the memory.
+# Numbers of entries: up to the first a formula is as fast as blocks, of the second is a block that a core's cache holds, and of the third
+# one elsewhere, where blocks only bound the memory.
 SMALL = 2**14
 PER_THREAD = 2**18
 AT_ONCE_ELSEWHERE = 2**24
@@ -120,11 +121,13 @@ def _by_blocks(logits: Tensor, labels: Tensor, kernel: Kernel, *, with_gradient:
         flat = scratch if gradient is None else [*scratch, gradient[start : start + size]]
         others_loss, spare, slope = (t[:size].view(block.shape) for t in flat)
         kernel(block, False, rows, others_loss, slope, spare)
-        scratch[0].scatter_(0, (place[rows] - start).clamp_(max=size), own_loss[rows])
+        own = (place[rows] - start).clamp_(max=size)
+        scratch[0].scatter_(0, own, own_loss[rows])
+        if gradient is not None:
+            # Background's goes to the next block's first place, which that block overwrites.
+            gradient[start:].scatter_(0, own, own_slope[rows])
         torch.sum(others_loss, -1, out=loss[rows])
-    if gradient is None:
-        return loss.view(labels.shape), None
-    return loss.view(labels.shape), gradient.scatter_(0, place, own_slope)[:-1].view(logits.shape)
+    return loss.view(labels.shape), None if gradient is None else gradient[:-1].view(logits.shape)
 
 
 def _own_entries(x: Tensor, labels: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,7 +137,7 @@ def _own_entries(x: Tensor, labels: Tensor, kernel: Kernel) -> tuple[Tensor, Ten
     loss, slope, spare = (torch.empty_like(own) for _ in range(3))
     kernel(own, True, slice(None), loss, slope, spare)
     first = torch.arange(0, x.numel(), x.shape[-1], device=x.device)
-    place = (first + index.squeeze(-1)).masked_fill_(~is_class.squeeze(-1), x.numel())
+    place = first.add_(index.squeeze(-1)).masked_fill_(~is_class.squeeze(-1), x.numel())
     return place, loss.squeeze(-1), slope.squeeze(-1)
 
 

@@ -18,7 +18,7 @@ def descending_order(value: Float[Tensor, "*batch n"], among: Bool[Tensor, "*bat
 
     What is not a number comes behind all finite numbers.
     """
-    value = widen(value.detach())
+    value = widen(value.detach() if value.requires_grad else value)
     if value.shape[-1] < MANY or value.device.type != "cpu":
         # A sort puts what is not a number last.
         value = -value if among is None else (-value).nan_to_num_(torch.inf, torch.inf, -torch.inf).masked_fill_(~among, torch.nan)

@@ -12,7 +12,7 @@ __all__ = ["hard_negative_mining"]
 
 @checked
 def hard_negative_mining(
-    loss: Float[Tensor, "*batch n"], positive: Bool[Tensor, "*batch n"], negative: Bool[Tensor, "*batch n"], *, ratio: float = 3.0
+    loss: Float[Tensor, "*batch n"], positive: Bool[Tensor, "*batch n"], negative: Bool[Tensor, "*batch n"], *, ratio: float = 3
 ) -> Float[Tensor, "*batch n"]:
     r"""Keeps all positives of an image, and of its negatives the few that the classifier gets most wrong.
 

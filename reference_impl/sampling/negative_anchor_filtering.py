@@ -18,7 +18,7 @@ def negative_anchor_filtering(
     negative: Bool[Tensor, "*batch n"],
     *,
     threshold: float = 0.99,
-    ratio: float = 3.0,
+    ratio: float = 3,
 ) -> Float[Tensor, "*batch n"]:
     r"""Never shows the detector the negatives that a first, binary classifier is sure of, and mines the hard ones among the rest.
 

@@ -19,7 +19,7 @@ def objectness_prior(
     noise: Float[Tensor, "*batch n"] | None = None,
     *,
     threshold: float = 0.03,
-    ratio: float = 3.0,
+    ratio: float = 3,
     without_positives: int = 256,
 ) -> Float[Tensor, "*batch n"]:
     r"""Trains the detector only where a learned prior sees an object, on all positives there and a few negatives drawn at random.

@@ -371,12 +371,12 @@ def iou_lower_bound(iou: Tensor, negative: Tensor, noise: Tensor) -> Tensor:
 
 
 def hard_negative_mining(loss: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    rank = loss.masked_fill(~negative, -1).argsort(descending=True).argsort()
+    rank = loss.masked_fill(~negative, -1).argsort(descending=True, stable=True).argsort()
     return (positive | (negative & (rank < 3 * positive.sum()))).to(loss.dtype)
 
 
 def ohem(loss: Tensor, valid: Tensor) -> Tensor:
-    rank = loss.masked_fill(~valid, -1).argsort(descending=True).argsort()
+    rank = loss.masked_fill(~valid, -1).argsort(descending=True, stable=True).argsort()
     return (valid & (rank < 64)).to(loss.dtype)
 
 
