@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from reference_impl.ops.boxes import decode_deltas
+from reference_impl.ops.boxes import decode_deltas, scale_deltas
 from reference_impl.ops.checked import checked
 from reference_impl.ops.layout import per_anchor
 from reference_impl.ops.levels import check_levels
@@ -45,9 +44,9 @@ def anchor_refinement(
     Returns:
         The refined anchors, and the objectness of each, in [0, 1]. A coordinate may be negative.
     """
-    offsets, logits = widen(offsets), widen(logits)
-    scaled = torch.cat((offsets[..., :2] * center_variance, offsets[..., 2:] * size_variance), -1)
-    return decode_deltas(scaled, anchors), (logits[..., 0] - logits[..., 1]).sigmoid()
+    logits = widen(logits)
+    boxes = decode_deltas(scale_deltas(offsets, center=center_variance, size=size_variance), anchors)
+    return boxes, (logits[..., 0] - logits[..., 1]).sigmoid()
 
 
 class AnchorRefinementModule(nn.Module):

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu, smooth_l1_loss
 
-from reference_impl.ops.boxes import box_area, clip_boxes, decode_deltas, encode_deltas
+from reference_impl.ops.boxes import box_area, clip_boxes, decode_deltas, encode_deltas, scale_deltas
 from reference_impl.ops.checked import checked
 from reference_impl.ops.levels import check_levels
 from reference_impl.ops.matching import best_overlaps
@@ -97,8 +97,8 @@ def stage_targets(
     positive = found.iou >= threshold
     label = pad(labels, (0, 1)).gather(-1, found.truth)
     target = encode_deltas(pad(boxes, (0, 0, 0, 1)).gather(-2, found.truth[..., None].expand_as(proposals)), proposals)
-    scaled = torch.cat((target[..., :2] / center_std, target[..., 2:] / size_std), -1)
-    return torch.where(positive, label, classes), scaled.where(positive[..., None], 0), found.iou
+    target = scale_deltas(target, center=1 / center_std, size=1 / size_std)
+    return torch.where(positive, label, classes), target.where(positive[..., None], 0), found.iou
 
 
 @checked
@@ -251,8 +251,7 @@ class CascadeRCNN(nn.Module):
         for head, (center_std, size_std) in zip(self.heads, self.stds, strict=True):
             entering.append(torch.cat((refined[:, : proposals.shape[1]], truths), 1))
             logits, deltas = head(self.pool(levels, entering[-1]))
-            scaled = torch.cat((widen(deltas[..., :2]) * center_std, widen(deltas[..., 2:]) * size_std), -1)
-            refined = decode_deltas(scaled, entering[-1]).detach()
+            refined = decode_deltas(scale_deltas(deltas, center=center_std, size=size_std), entering[-1]).detach()
             found.append((logits, deltas))
         all_logits, all_deltas = (torch.stack(x, 1) for x in zip(*found, strict=True))
         return all_logits, all_deltas, torch.stack((*entering, refined), 1)

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad, smooth_l1_loss
 
-from reference_impl.ops.boxes import decode_deltas, encode_deltas
+from reference_impl.ops.boxes import decode_deltas, encode_deltas, scale_deltas
 from reference_impl.ops.checked import checked
 from reference_impl.ops.deformable import deformable_conv
 from reference_impl.ops.layout import per_anchor
@@ -42,9 +42,9 @@ def hsd_boxes(
     Returns:
         $b_1$ and $b_2$. Coordinates may be negative.
     """
-    std = (center_std, size_std)
-    first = decode_deltas(_scaled(deltas.detach(), *std), anchors.detach())
-    return first, decode_deltas(_scaled(refined_deltas.detach(), *std) / 2, first)
+    first = decode_deltas(scale_deltas(deltas.detach(), center=center_std, size=size_std), anchors.detach())
+    refinement = scale_deltas(refined_deltas.detach(), center=center_std / 2, size=size_std / 2)
+    return first, decode_deltas(refinement, first)
 
 
 @checked
@@ -90,7 +90,7 @@ def hsd_targets(
     truth = _assign(anchors, boxes, valid, threshold)
     matched = truth < boxes.shape[-2]
     target = encode_deltas(pad(boxes, (0, 0, 0, 1)).gather(-2, truth[..., None].expand_as(anchors)), anchors)
-    return label, _scaled(target, 1 / center_std, 1 / size_std).where(matched[..., None], 0), matched
+    return label, scale_deltas(target, center=1 / center_std, size=1 / size_std).where(matched[..., None], 0), matched
 
 
 @checked
@@ -265,11 +265,6 @@ def _offsets(anchors: int) -> nn.Sequential:
     last = nn.Conv2d(12 * anchors, 18 * anchors, 1, groups=anchors, bias=False)
     nn.init.zeros_(last.weight)
     return nn.Sequential(nn.Conv2d(4 * anchors, 12 * anchors, 1, groups=anchors), nn.ReLU(), last)
-
-
-def _scaled(deltas: Tensor, center: float, size: float) -> Tensor:
-    deltas = widen(deltas)
-    return torch.cat((deltas[..., :2] * center, deltas[..., 2:] * size), -1)
 
 
 def _assign(proposals: Tensor, boxes: Tensor, valid: Tensor | None, threshold: float) -> Tensor:

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu, smooth_l1_loss
 
-from reference_impl.ops.boxes import clip_boxes, decode_deltas
+from reference_impl.ops.boxes import clip_boxes, decode_deltas, scale_deltas
 from reference_impl.ops.checked import checked
 from reference_impl.ops.levels import check_levels
 from reference_impl.ops.nms import nms_per_class
@@ -141,8 +141,7 @@ class IoUPrediction(nn.Module):
 
     def refine(self, boxes: Float[Tensor, "b n 4"], deltas: Float[Tensor, "b n 4"]) -> Float[Tensor, "b n 4"]:
         """The boxes, moved by what `forward` says."""
-        scaled = torch.cat((widen(deltas[..., :2]) * self.center_std, widen(deltas[..., 2:]) * self.size_std), -1)
-        return decode_deltas(scaled, boxes)
+        return decode_deltas(scale_deltas(deltas, center=self.center_std, size=self.size_std), boxes)
 
     def detect(
         self,

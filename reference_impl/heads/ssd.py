@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch._higher_order_ops.while_loop import while_loop
 from torch.nn.functional import normalize, pad, smooth_l1_loss
 
-from reference_impl.ops.boxes import box_iou, decode_deltas, encode_deltas
+from reference_impl.ops.boxes import box_iou, decode_deltas, encode_deltas, scale_deltas
 from reference_impl.ops.checked import checked
 from reference_impl.ops.layout import per_anchor
 from reference_impl.ops.levels import check_levels
@@ -185,8 +185,7 @@ def encode_offsets(
     Raises:
         ValueError: the shapes do not fit together.
     """
-    deltas = encode_deltas(boxes, anchors)
-    return torch.cat((deltas[..., :2] / center_variance, deltas[..., 2:] / size_variance), -1)
+    return scale_deltas(encode_deltas(boxes, anchors), center=1 / center_variance, size=1 / size_variance)
 
 
 @checked
@@ -213,8 +212,7 @@ def decode_offsets(
     Raises:
         ValueError: the shapes do not fit together.
     """
-    offsets = widen(offsets)
-    return decode_deltas(torch.cat((offsets[..., :2] * center_variance, offsets[..., 2:] * size_variance), -1), anchors)
+    return decode_deltas(scale_deltas(offsets, center=center_variance, size=size_variance), anchors)
 
 
 @checked

@@ -28,6 +28,7 @@ __all__ = [
     "enclosing_box",
     "encode_deltas",
     "mask_box",
+    "scale_deltas",
     "squared_center_distance",
 ]
 
@@ -217,6 +218,13 @@ def decode_deltas(deltas: Float[Tensor, "*#batch 4"], reference: Float[Tensor, "
     deltas, reference = widen(deltas), widen(reference)
     size = box_size(reference)
     return box_around(box_center(reference) + deltas[..., :2] * size, size * deltas[..., 2:].exp())
+
+
+@checked
+def scale_deltas(deltas: Float[Tensor, "*batch 4"], *, center: float, size: float) -> Float[Tensor, "*batch 4"]:
+    """In another unit: what deltas say of the centre times one number, and what they say of the size times another."""
+    deltas = widen(deltas)
+    return torch.cat((deltas[..., :2] * center, deltas[..., 2:] * size), -1)
 
 
 @checked
