@@ -112,7 +112,8 @@ def _area(sides: Tensor) -> Tensor:
 
 
 def _by_sides(sides: Tensor, by_area: Tensor) -> Tensor:
-    return sides.relu().flip(0).mul_(by_area).masked_fill_(sides.signbit(), 0)
+    """Derivatives by the sides: each other side, times what the area counts, and nothing by a side below 0."""
+    return sides.relu().flip(0).copysign_(sides).relu_().mul_(by_area)
 
 
 def _positive(x: Tensor) -> Tensor:
@@ -133,7 +134,7 @@ def _by_corners(a: Tensor, b: Tensor, inner: Tensor, own: Tensor, outer: Tensor 
 class _Similarity(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, formula: Formula, kernel: Kernel) -> Tensor:
-        pair = Pair(*(x.movedim(-1, 0).contiguous() for x in (a, b)))
+        pair = Pair(*torch.stack((a, b)).movedim(-1, 1).contiguous().unbind())
         value, by = kernel(pair)
         inner = _by_sides(pair.inner, by.shared.sub_(by.union))
         gradients = []
