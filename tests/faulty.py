@@ -1,5 +1,7 @@
 """Functions with one fault each. The tests must report them, or they would not report it in a method either."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -71,6 +73,11 @@ def narrows(score: Values) -> Values:
 
 
 @checked
+def takes_one_precision(score: Values, loss: Values) -> Values:
+    return torch.lerp(widen(score), widen(loss), 0.5)
+
+
+@checked
 def takes_long_labels_alone(labels: Int[Tensor, "*batch n"]) -> Values:
     return torch.nn.functional.one_hot(labels.clamp(0, 1), 2)[..., 0].float()
 
@@ -83,6 +90,11 @@ def multiplies_matrices(score: Values) -> Values:
 @checked
 def writes_into_its_input(score: Values) -> Values:
     return score.clamp_(min=0.5)
+
+
+@checked
+def returns_its_input(score: Values) -> Values:
+    return widen(score.detach())
 
 
 @checked
@@ -130,6 +142,32 @@ def loses_the_gradient(logits: Values) -> Values:
 @checked
 def stops_silently(score: Values) -> Values:
     return widen(score) * widen(score.detach())
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: Tensor, hooked: bool) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.factor, ctx.hooked = factor, hooked
+        return (x * factor).flatten().view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        with torch.enable_grad():
+            x = x if ctx.hooked else x.view_as(x)
+            product = x * ctx.factor
+        return *torch.autograd.grad(product, x, outer, create_graph=torch.is_grad_enabled()), None, None
+
+
+@checked
+def asks_autograd_again(score: Values) -> Values:
+    return _Product.apply(widen(score), torch.full_like(widen(score), 3.0), True)
+
+
+@checked
+def saves_no_tensor(score: Values, loss: Values) -> Values:
+    return _Product.apply(widen(score), widen(loss.detach()), False)
 
 
 @checked

@@ -53,11 +53,11 @@ def differentiable(arguments: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: x.clone().requires_grad_() if x.is_floating_point() and "noise" not in name else x for name, x in arguments.items()}
 
 
-def gradients(arguments: dict[str, Tensor], results: list[Tensor]) -> dict[str, Tensor]:
+def gradients(arguments: dict[str, Tensor], results: list[Tensor], **how: bool) -> dict[str, Tensor]:
     """The gradient of the sum of all results; zeros on an argument that has none."""
     wanted = {name: x for name, x in arguments.items() if x.requires_grad}
     total = sum((r.sum() for r in results if r.requires_grad), torch.zeros((), requires_grad=True))
-    found = torch.autograd.grad(total, list(wanted.values()), allow_unused=True) if wanted else ()
+    found = torch.autograd.grad(total, list(wanted.values()), allow_unused=True, **how) if wanted else ()
     return {name: torch.zeros_like(x) if g is None else g for (name, x), g in zip(wanted.items(), found, strict=True)}
 
 
@@ -241,6 +241,35 @@ def test_types_are_kept(function: Function) -> None:
 
 
 @every_function
+def test_types_may_be_mixed(function: Function) -> None:
+    """Logits as autocast leaves them beside boxes of the data set, or anchors in float64: each counts as the numbers that it is."""
+    arguments = make(function, dtype=torch.float32)
+    for name, dtype in product(arguments, (torch.bfloat16, torch.float64)):
+        if arguments[name].is_floating_point():
+            given = arguments | {name: arguments[name].to(dtype)}
+            expected = call(function, given | {name: given[name].float()})
+            given = differentiable(given)
+            results = call(function, given)
+            gradients(given, results)
+            for result, e in zip(results, expected, strict=True):
+                assert result.dtype in (e.dtype, torch.float64), f"`{name}` in {dtype} makes it {result.dtype}"
+                torch.testing.assert_close(result.to(e.dtype).nan_to_num(), e.nan_to_num(), rtol=1e-5, atol=1e-5)
+
+
+@every_function
+def test_the_default_device_does_not_matter(function: Function) -> None:
+    """What is made on the way is made where the arguments are."""
+    arguments = make(function)
+    for amount in AMOUNTS:
+        with amount():
+            expected = call(function, arguments)
+            with torch.device("meta"):
+                results = call(function, arguments)
+        for a, b in zip(results, expected, strict=True):
+            assert a.equal(b)
+
+
+@every_function
 def test_the_default_type_does_not_matter(function: Function) -> None:
     """In float64 nothing goes through a number of another type, as what `torch.where` makes of two Python numbers."""
     odd = {name: 1.0371 * default for name, default in hyper_parameters(function).items() if isinstance(default, float)}
@@ -312,6 +341,46 @@ def test_inputs_are_not_modified(function: Function) -> None:
     for name, x in arguments.items():
         assert x.equal(before[name]), name
         assert x._version == 0, name
+
+
+@every_function
+def test_results_are_the_callers_own(function: Function) -> None:
+    """They may be changed in place, as where a loss is weighted, and no argument changes with them."""
+    for amount in AMOUNTS:
+        arguments = differentiable(make(function))
+        before = {name: x.detach().clone() for name, x in arguments.items()}
+        with amount():
+            results = call(function, arguments)
+        for result in results:
+            result.zero_()
+        for name, x in arguments.items():
+            assert x.equal(before[name]), name
+
+
+@every_function
+def test_a_gradient_is_that_of_its_call(function: Function) -> None:
+    """However it is asked for, hooks see it once, and what becomes of the arguments after the call changes nothing or is refused."""
+    leaves = differentiable(make(function))
+    if not any(result.requires_grad for result in call(function, leaves)):
+        return
+    for amount, name in product(AMOUNTS, leaves):
+        arguments = {key: x.clone() for key, x in leaves.items()}
+        changed = arguments[name].detach()
+        with amount():
+            plain = gradients(leaves, call(function, leaves))
+            for x in arguments.values():
+                if x.requires_grad:
+                    x.register_hook(torch.neg)
+            results = call(function, arguments)
+            found = [gradients(leaves, results, retain_graph=True), gradients(leaves, results, create_graph=True)]
+            changed.copy_(~changed if changed.dtype is torch.bool else changed + 1)
+            try:
+                found.append(gradients(leaves, results))
+            except RuntimeError as error:
+                if "modified" not in str(error):
+                    raise
+        for gradient, (key, expected) in product(found, plain.items()):
+            torch.testing.assert_close(gradient[key], -expected, rtol=1e-12, atol=1e-12)
 
 
 @every_function
@@ -448,10 +517,15 @@ FAULTS = {
     faulty.stops_silently: [test_gradient],
     faulty.stays_half: [test_types_are_kept],
     faulty.narrows: [test_types_are_kept],
+    faulty.takes_one_precision: [test_types_may_be_mixed],
+    faulty.without_device: [test_the_default_device_does_not_matter],
     faulty.picks_between_numbers: [test_the_default_type_does_not_matter],
     faulty.multiplies_matrices: [test_autocast],
     faulty.reads_a_number: [test_vmap_is_a_batch],
     faulty.takes_long_labels_alone: [test_how_numbers_are_stored_does_not_matter],
+    faulty.returns_its_input: [test_results_are_the_callers_own],
+    faulty.asks_autograd_again: [test_results_are_the_callers_own, test_a_gradient_is_that_of_its_call],
+    faulty.saves_no_tensor: [test_a_gradient_is_that_of_its_call],
     faulty.writes_into_its_input: [test_inputs_are_not_modified],
     faulty.reads_memory_in_order: [test_how_numbers_are_stored_does_not_matter],
     faulty.remembers: [test_two_calls_agree],

@@ -94,8 +94,8 @@ def dynamic_threshold(
     Raises:
         ValueError: the shapes do not fit together.
     """
-    record, value, threshold = widen(record.detach()), widen(value.detach()), widen(threshold.detach())
+    record, threshold = widen(record.detach()), widen(threshold.detach())
     places = record.shape[-1]
-    record = record.scatter(-1, (step % places)[..., None], value[..., None])
+    record = record.scatter(-1, (step % places)[..., None], value.detach()[..., None].to(record.dtype))
     full = (step + 1) % places == 0
     return record, torch.where(full, record.mean(-1).clamp(min=initial), threshold), step + 1

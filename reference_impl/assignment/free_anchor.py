@@ -89,7 +89,7 @@ def free_anchor(
     positive = alpha * torch.where(known, _mean_max_loss(logsigmoid(own) - weight * error), 0)
 
     moved = decode_deltas((deltas.detach() * unit).clamp(max=LARGEST_SIZE_DELTA), anchors)
-    share = _share_of_best(_iou_of_pairs(boxes, moved), known, threshold=threshold).mT
+    share = _share_of_best(_iou_of_pairs(boxes, moved), known, threshold=threshold).mT.to(logits.dtype)
     return positive, _negative_loss(logits, share, labels, gamma=gamma, factor=1 - alpha)
 
 

@@ -157,7 +157,8 @@ def context_frames(
         noise: for width, height, x and y, uniform in [0, 1); a fresh draw by default.
         min_context: $\theta$, the least area around the box; with a box that leaves less the frame is the whole image.
     """
-    boxes, scale = widen(boxes.detach()), widen(image_size.detach())[..., None, :]
+    boxes = widen(boxes.detach())
+    scale = image_size.detach().to(boxes.dtype)[..., None, :]
     noise = torch.rand_like(boxes) if noise is None else noise.to(boxes.dtype)
     corner, size = safe_divide(boxes[..., :2], scale), safe_divide(box_size(boxes), scale).clamp(max=1)
     least = (min_context + size.prod(-1)).clamp(max=1)
@@ -330,7 +331,7 @@ def fitting_instances(
     lowest = scales.where(fits, torch.inf).amin(-1).where(found, 0)
     highest = scales.where(fits, 0).amax(-1)
 
-    limit = widen(image_size.detach())[..., None, :]
+    limit = image_size.detach().to(boxes.dtype)[..., None, :]
     reach = jitter * box_size(boxes)
     left, right = (-boxes[..., :2]).maximum(-reach).clamp(max=0), (limit - boxes[..., 2:]).minimum(reach).clamp(min=0)
     center = box_center(boxes) + torch.lerp(left, right, noise[..., 2:])

@@ -49,7 +49,7 @@ def task_aware_synthesis(
     Raises:
         ValueError: the shapes do not fit together.
     """
-    foreground, background, transform = widen(foreground), widen(background), widen(transform)
+    foreground, transform = widen(foreground), widen(transform)
     angle, shear, scale_x, scale_y, shift_x, shift_y = (x[..., None, None] for x in transform.unbind(-1))
     n, m = alpha.shape[-2:]
     y = torch.arange(n, device=alpha.device, dtype=transform.dtype)[:, None] - (n - 1) / 2 - shift_y * n
@@ -59,7 +59,7 @@ def task_aware_synthesis(
     from_y = safe_divide(turned_y, scale_y) + (n - 1) / 2
     layers = bilinear(torch.cat((foreground, widen(alpha)[..., None, :, :]), -3), from_x, from_y)
     opacity = layers[..., -1, :, :] * ((scale_x > 0) & (scale_y > 0))
-    image = torch.lerp(background, layers[..., :-1, :, :], opacity[..., None, :, :])
+    image = torch.lerp(background.to(layers.dtype), layers[..., :-1, :, :], opacity[..., None, :, :])
     return image, opacity, mask_box(opacity > 0.5).to(image.dtype)
 
 

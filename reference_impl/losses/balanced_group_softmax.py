@@ -112,7 +112,7 @@ def group_scores(
 
 def _log_total(logits: Tensor, others: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
     """The group of each logit, and the logarithm of the sum of the exponentials of each group; the last is that of classes in no other."""
-    index, others = group.long().clamp(max=others.shape[-1]).expand(logits.shape), pad(others, (0, 1))
+    index, others = group.long().clamp(max=others.shape[-1]).expand(logits.shape), pad(others, (0, 1)).to(logits.dtype)
     highest = others.detach().scatter_reduce(-1, index, logits.detach(), "amax")
     total = (others - highest).exp().scatter_add(-1, index, (logits - highest.gather(-1, index)).exp())
     return index, total.log() + highest

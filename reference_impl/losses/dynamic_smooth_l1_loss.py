@@ -89,9 +89,9 @@ def dynamic_beta(
     Raises:
         ValueError: the shapes do not fit together.
     """
-    record, value, beta = widen(record.detach()), widen(value.detach()), widen(beta.detach())
+    record, beta = widen(record.detach()), widen(beta.detach())
     places = record.shape[-1]
-    record = record.scatter(-1, (step % places).long()[..., None], value[..., None])
+    record = record.scatter(-1, (step % places).long()[..., None], value.detach()[..., None].to(record.dtype))
     median = record.sort(dim=-1).values[..., places // 2]
     full = (step + 1) % places == 0
     return record, torch.where(full, median.clamp(max=initial), beta), step + 1

@@ -60,6 +60,7 @@ def equalization_loss(
     Raises:
         ValueError: the shapes do not fit together.
     """
+    frequency = frequency.clone()
 
     def formula(logits: Tensor, labels: Tensor) -> Tensor:
         own = labels[..., None] == torch.arange(logits.shape[-1], device=labels.device)

@@ -144,7 +144,7 @@ def lrp_of_classes(
     score, iou, matched = (x.flatten(-2)[..., None, :].expand_as(kept) for x in (score, iou, truth >= 0))
     if cut is None:
         return optimal_lrp(score, iou, matched, count, kept, tau=tau)
-    return *lrp_error(iou, matched, count, kept & (score >= cut[..., None]), tau=tau), widen(cut.detach())
+    return *lrp_error(iou, matched, count, kept & (score >= cut[..., None]), tau=tau), widen(cut.detach().clone())
 
 
 def _rows(found: Tensor, labels: Tensor, classes: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def quality_focal_loss(
     Raises:
         ValueError: the shapes do not fit together.
     """
-    iou = widen(iou.detach())
+    iou = widen(iou.detach().clone())
     tiny = torch.finfo(widen(logits).dtype).tiny
 
     def formula(logits: Tensor, labels: Tensor) -> Tensor:

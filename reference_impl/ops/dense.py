@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reference_impl.ops.numerics import is_plain, safe_divide
+from reference_impl.ops.numerics import is_plain, safe_divide, unhooked
 
 __all__ = ["entropy_of_negatives", "focal_negatives", "own_class", "own_logit_and_mean_of_others", "row_blocks", "sum_over_classes"]
 
@@ -36,7 +36,8 @@ def sum_over_classes(logits: Tensor, labels: Tensor, formula: Formula, kernel: K
     Args:
         logits: `[*batch n c]`, not in half precision.
         labels: `[*batch n]`, 0 to c - 1; any other number is background.
-        formula: `(logits, labels)` -> the loss of each box, differentiable, each box by itself.
+        formula: `(logits, labels)` -> the loss of each box, differentiable, each box by itself. It may be asked once more in a backward
+            pass, so of what else it and `kernel` use it needs a copy, if the caller may change that.
         kernel: `(x, own, rows, loss, slope, spare)` writes the loss of each entry of `x` and its derivative to `loss` and `slope`, and
             whatever it likes to `spare`. `own` says whether all of `x` are logits of their box's own class, `[rows 1]`, or none is,
             `[rows c]`; `rows` which boxes they are of, all images in a row.
@@ -94,10 +95,11 @@ class _SumOverClasses(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() or not is_plain(outer):
             logits, labels = ctx.saved_tensors
             with torch.enable_grad():
+                logits = unhooked(logits)
                 loss = ctx.formula(logits, labels)
             return *torch.autograd.grad(loss, logits, outer, create_graph=torch.is_grad_enabled()), None, None, None
         gradient, ctx.gradient = ctx.gradient, None
@@ -111,7 +113,8 @@ def _by_blocks(logits: Tensor, labels: Tensor, kernel: Kernel, *, with_gradient:
     """The loss of each box, and the gradient of their sum. Tensors have one place more, for the own entry that background lacks."""
     x = logits.reshape(-1, logits.shape[-1])
     place, own_loss, own_slope = _own_entries(x, labels, kernel)
-    loss = torch.empty_like(x[:, 0])
+    loss = x.new_empty(labels.shape)
+    of_row = loss.view(-1)
     gradient = x.new_empty(x.numel() + 1) if with_gradient else None
     blocks = row_blocks(x)
     scratch = [x.new_empty(x[blocks[0]].numel() + 1) for _ in range(2 if with_gradient else 3)]
@@ -126,8 +129,8 @@ def _by_blocks(logits: Tensor, labels: Tensor, kernel: Kernel, *, with_gradient:
         if gradient is not None:
             # Background's goes to the next block's first place, which that block overwrites.
             gradient[start:].scatter_(0, own, own_slope[rows])
-        torch.sum(others_loss, -1, out=loss[rows])
-    return loss.view(labels.shape), None if gradient is None else gradient[:-1].view(logits.shape)
+        torch.sum(others_loss, -1, out=of_row[rows])
+    return loss, None if gradient is None else gradient[:-1].view(logits.shape)
 
 
 def _own_entries(x: Tensor, labels: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor, Tensor]:
@@ -194,10 +197,11 @@ class _OwnAndMean(torch.autograd.Function):
         return own, mean
 
     @staticmethod
-    def backward(ctx: Any, of_own: Tensor, of_mean: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, of_own: Tensor, of_mean: Tensor) -> tuple[Tensor | None, ...]:
         logits, labels, among = ctx.saved_tensors
         if torch.is_grad_enabled() or not (is_plain(of_own) and is_plain(of_mean)):
             with torch.enable_grad():
+                logits = unhooked(logits)
                 again = _own_and_mean(logits, labels, among, ctx.temperature)
             outer = of_own, of_mean
             return *torch.autograd.grad(again, logits, outer, create_graph=torch.is_grad_enabled()), None, None, None

@@ -140,7 +140,7 @@ def _of_all(columns: Tensor, rows: Tensor, lowest: float) -> Overlaps:
 def _of_neighbours(columns: Tensor, rows: Tensor, lowest: float, found: Overlaps) -> None:
     """The same of one image, written into `found`: a few ground truths meet the anchors that overlap the box around them."""
     center = rows[:2] + rows[2:4]
-    for few in _split(center, torch.arange(rows.shape[-1])):
+    for few in _split(center, torch.arange(rows.shape[-1], device=rows.device)):
         some = rows[:, few]
         first, last = some[:2].amin(-1, keepdim=True), some[2:4].amax(-1, keepdim=True)
         sides = torch.minimum(columns[2:4], last).sub_(torch.maximum(columns[:2], first))

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 from torch.nn.functional import nll_loss
 
-__all__ = ["entropy_of_class", "in_full_precision", "is_plain", "nonnegative", "safe_divide", "safe_log", "widen"]
+__all__ = ["entropy_of_class", "in_full_precision", "is_plain", "nonnegative", "safe_divide", "safe_log", "unhooked", "widen"]
 
 HALF = {torch.float16, torch.bfloat16}
 
@@ -52,3 +52,8 @@ def is_plain(x: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(x):
         return False
     return unpack_dual(x).tangent is None  # type: ignore[no-untyped-call]
+
+
+def unhooked(x: Tensor) -> Tensor:
+    """`x` for a backward pass that differentiates a formula by it: what hooks do to the gradient of `x` itself is done to the outcome."""
+    return x.view_as(x)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from reference_impl.ops.numerics import is_plain
+from reference_impl.ops.numerics import is_plain, unhooked
 
 __all__ = ["diou_kernel", "giou_kernel", "iou_kernel", "similarity"]
 
@@ -151,9 +151,10 @@ class _Similarity(torch.autograd.Function):
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
         a, b, *ready = ctx.saved_tensors
         if torch.is_grad_enabled() or not is_plain(outer):
-            wanted = [x for x, needed in zip((a, b), ctx.needs_input_grad, strict=False) if needed]
             with torch.enable_grad():
+                a, b = unhooked(a), unhooked(b)
                 value = ctx.formula(a, b)
+            wanted = [x for x, needed in zip((a, b), ctx.needs_input_grad, strict=False) if needed]
             gradients = iter(torch.autograd.grad(value, wanted, outer, create_graph=torch.is_grad_enabled()))
         else:
             gradients = (torch.mul(x.movedim(0, -1), outer[..., None], out=torch.empty_like(a)) for x in ready)

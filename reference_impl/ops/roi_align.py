@@ -215,6 +215,7 @@ def _align_adaptively(features: Tensor, start: Tensor, length: Tensor, chosen: T
 
 def _weigh(features: Tensor, of_row: Tensor, of_column: Tensor) -> Tensor:
     """The sum of the whole map for each cell of the grid, from the weights of its rows and columns, `[b r size cells]`."""
+    of_row, of_column = of_row.to(features.dtype), of_column.to(features.dtype)
     with in_full_precision(features):
         half = torch.einsum("brjx,bcyx->brjcy", of_column, features)
         return torch.einsum("briy,brjcy->brcij", of_row, half)
@@ -262,7 +263,7 @@ def _pool_few(features: Tensor, borders: Sequence[Tensor], per_area: Tensor) -> 
     """From one level, cell by cell of the map: for few boxes that is less than to sum up the map."""
     features = widen(features)
     of_column, of_row = (_hats(at, cells) for at, cells in zip(borders, features.shape[:1:-1], strict=True))
-    return _weigh(features, (of_row * per_area).to(features.dtype), of_column.to(features.dtype))
+    return _weigh(features, of_row * per_area, of_column)
 
 
 def _hats(at: Tensor, cells: int) -> Tensor:

@@ -130,7 +130,7 @@ def _decay(
 
 def _one_by_one(scores: Tensor, effects: Function, lowest: float, limit: int) -> Tensor:
     """Of one image, `[n]`, where reading a number costs nothing. What is left is overwritten: a kept box counts less than nothing."""
-    place = torch.arange(len(scores))
+    place = torch.arange(len(scores), device=scores.device)
     rows = effects(place).unbind() if len(scores) ** 2 <= TABLE else None
     lowest = scores.new_tensor(lowest).item()
     kept: dict[int, float] = {}
