@@ -102,7 +102,8 @@ class SSD(nn.Module):
             ValueError: their number, their channels or their order does not fit.
         """
         check_levels("SSD", levels, self.channels)
-        levels = [normalize(levels[0], dim=1) * self.scale, *levels[1:]]
+        direction = normalize(widen(levels[0]), dim=1).to(levels[0].dtype)
+        levels = [direction * self.scale, *levels[1:]]
         anchors = [len(of_level) for of_level in self.shapes]
         logits = [per_anchor(layer(x), anchors=a) for layer, x, a in zip(self.classify, levels, anchors, strict=True)]
         offsets = [per_anchor(layer(x), anchors=a) for layer, x, a in zip(self.regress, levels, anchors, strict=True)]

@@ -75,6 +75,14 @@ def test_the_size_of_the_finest_features_does_not_matter(device: str) -> None:
     assert not head([fine, *rest], 64, 64)[0].equal(head([fine, *(7 * x for x in rest)], 64, 64)[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_location_without_features_is_finite_in_half_precision(dtype: torch.dtype, device: str) -> None:
+    head = SSD([4, 3, 2], [[], [], []], 5).to(device, dtype)
+    logits, offsets, _ = head([torch.zeros(1, c, n, n, dtype=dtype, device=device) for c, n in ((4, 4), (3, 2), (2, 1))], 16, 16)
+    assert logits.isfinite().all()
+    assert offsets.isfinite().all()
+
+
 def test_decoding_undoes_encoding(device: str) -> None:
     anchors = ssd300(device)[::97]
     boxes = anchors + torch.rand(anchors.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(device) * 9
