@@ -214,7 +214,10 @@ def encode_deltas(boxes: Float[Tensor, "*#batch 4"], reference: Float[Tensor, "*
 
 @checked
 def decode_deltas(deltas: Float[Tensor, "*#batch 4"], reference: Float[Tensor, "*#batch 4"]) -> Float[Tensor, "*#batch 4"]:
-    """The boxes that `deltas` say lie relative to `reference`: the inverse of `encode_deltas`."""
+    """The boxes that `deltas` say lie relative to `reference`: the inverse of `encode_deltas`, for deltas of any size.
+
+    torchvision and mmdetection bound the last two deltas by ln(1000 / 16) first, mmdetection from below, too.
+    """
     deltas, reference = widen(deltas), widen(reference)
     size = box_size(reference)
     return box_around(box_center(reference) + deltas[..., :2] * size, size * deltas[..., 2:].exp())

@@ -88,7 +88,8 @@ def match(
     A ground truth that no anchor overlaps enough keeps the anchors that overlap it most, if any does. Even those stand for the ground truth
     that they themselves overlap most. In torchvision, Faster R-CNN's proposal network has thresholds 0.7 and 0.3, its second stage 0.5 and
     0.5 without `keep_best`, RetinaNet 0.5 and 0.4. There, a ground truth that overlaps nothing makes every anchor foreground that overlaps
-    it just as little. `heads.ssd_targets` instead gives each ground truth an anchor of its own.
+    it just as little. In mmdetection a best anchor stands for the ground truth that it is the best of, the last of several.
+    `heads.ssd_targets` instead gives each ground truth an anchor of its own.
 
     Args:
         anchors: absolute `(x1, y1, x2, y2)` in pixels, one set for all images or one for each.

@@ -40,7 +40,8 @@ def soft_nms(
     $$ s_i \leftarrow s_i \exp\left(-\frac{\mathrm{IoU}(b, b_i)^2}{\sigma}\right) $$
 
     for every box $b$ kept before $b_i$. The limits are the scores as they were for a large $\sigma$, and for a small one suppression of all
-    that overlaps a kept box.
+    that overlaps a kept box. The authors' code exchanges boxes as it goes, so that a later box may win a tie there, and counts pixels, so
+    that a box is one wider and higher.
 
     The similarities of all pairs are computed once where there are at most 2^24 of them, and otherwise those of each kept box in its turn.
     The CPU takes one image after the other. Off the CPU the host never waits for the device, so there the rounds go on when no box is left,
@@ -79,6 +80,8 @@ def linear_soft_nms(
     r"""The same with a decay that is not smooth: boxes similar up to a threshold leave each other alone.
 
     $$ s_i \leftarrow s_i \begin{cases} 1 & \mathrm{IoU}(b, b_i) \le \theta \\ 1 - \mathrm{IoU}(b, b_i) & \text{else} \end{cases} $$
+
+    The authors' code has this bound, too; mmcv lowers a score at the threshold itself.
 
     Args:
         boxes: absolute `(x1, y1, x2, y2)`.
