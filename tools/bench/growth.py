@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from tools.bench.baselines import BASELINES
 from tools.bench.cases import Case
 from tools.bench.measure import SLOW_SECONDS, peak, take_turns
+from tools.bench.page import short
 
 SCORES = (1_000, 10_000, 100_000, 1_000_000)
 LOSSES = ("ap_loss", "alrp_loss", "rank_sort_loss")
 LONGEST_SECONDS = 60.0
 HEADER = [
-    "| | scores | ms | plain, ms | plain / ours | peak, MiB | of plain |",
+    "| Loss | scores | ms | plain, ms | plain / ours | peak, MiB | of plain |",
     "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
 ]
 
@@ -32,9 +33,9 @@ def _growth(name: str) -> Iterator[str]:
         if 100 * seconds > LONGEST_SECONDS:
             del variants["plain"]
         found = take_turns(variants, given)
-        held = {key: f"{peak(f, given) / 2**20:.3g}" for key, f in variants.items() if found[key] < 1000 * SLOW_SECONDS}
+        held = {key: short(peak(f, given) / 2**20) for key, f in variants.items() if found[key] < 1000 * SLOW_SECONDS}
         plain = found.get("plain", 0.0)
         seconds = plain / 1000 if plain else seconds
-        cells = [name, f"{n:,}".replace(",", " "), f"{found['ours']:.3g}"]
-        cells += [f"{plain:.3g}", f"{plain / found['ours']:.2g}"] if plain else ["", ""]
+        cells = [name, f"{n:,}".replace(",", " "), short(found["ours"])]
+        cells += [short(plain), short(plain / found["ours"], 2)] if plain else ["", ""]
         yield f"| {' | '.join([*cells, held['ours'], held.get('plain', '')])} |"

@@ -18,6 +18,11 @@ def write(table: str, lines: list[str], note: str = "") -> None:
     PAGE.write_text("\n".join([before, "", f"{_circumstances()} {note}".rstrip(), "", *lines, "", after]))
 
 
+def short(value: float, digits: int = 3) -> str:
+    """`value` to so many digits, without an exponent where it is large."""
+    return f"{float(f'{value:.{digits}g}'):.10g}"
+
+
 def milliseconds(page: Path, table: str) -> dict[str, str]:
     """The times in one of the tables whose rows begin with a name and its time."""
     rows = [line.split("|") for line in _parts(page.read_text(), table)[1].splitlines() if line.startswith("| ")]

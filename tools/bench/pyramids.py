@@ -18,7 +18,7 @@ FIRST = "pyramids.fpn"
 # By default, inductor converts the layout of convolutions there and back, which takes a third longer than not to compile.
 COMPILER: dict[str, str | int | bool | Callable[..., object]] = {"layout_optimization": False}
 HEADER = [
-    "| | ms | of FPN | forward alone, ms | compiled, ms | of eager | peak, MiB | of FPN |",
+    "| Pyramid | ms | of FPN | forward alone, ms | compiled, ms | of eager | peak, MiB | of FPN |",
     "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
 ]
 

@@ -14,11 +14,12 @@ from tools.bench import growth, page, pyramids, simulation
 from tools.bench.baselines import BASELINES, peers
 from tools.bench.cases import Case, cases, without_plain_form
 from tools.bench.measure import SLOW_SECONDS, THREADS, once, peak, take_turns
+from tools.bench.page import short
 from tools.catalog import ROOT, load
 
 ALLOCATORS = {"default": {}, "recycling": {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}}
 HEADER = [
-    "| | ms | plain / ours | recycling | compiled | at 100 boxes | peer | peer / ours | recycling | peak, MiB | of plain |",
+    "| Function | ms | plain / ours | recycling | compiled | at 100 boxes | peer | peer / ours | recycling | peak, MiB | of plain |",
     "| --- | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: |",
 ]
 
@@ -99,15 +100,15 @@ def _worker(allocator: str) -> Iterator[Callable[..., Found]]:
 def _row(case: Case, default: Found, recycling: Found) -> str:
     def ratio(of: Found, size: str, a: str, b: str = "ours") -> str:
         times = of.get(size, {})
-        return f"{times[a] / times[b]:.2g}" if a in times and b in times else ""
+        return short(times[a] / times[b], 2) if a in times and b in times else ""
 
     def mebibytes(variant: str) -> str:
         bytes = default.get("peak", {}).get(variant)
-        return f"{bytes / 2**20:.3g}" if bytes is not None else ""
+        return short(bytes / 2**20) if bytes is not None else ""
 
     cells = [
         case.name,
-        f"{default['large']['ours']:.3g}" if "large" in default else "failed",
+        short(default["large"]["ours"]) if "large" in default else "failed",
         ratio(default, "large", "plain"),
         ratio(recycling, "large", "plain"),
         ratio(default, "large", "plain", "compiled"),

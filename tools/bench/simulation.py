@@ -6,12 +6,13 @@ from functools import partial
 
 from tools.bench.baselines import BASELINES
 from tools.bench.measure import Arguments, Function, agree, once, peak
+from tools.bench.page import short
 from tools.catalog import Catalog
 from tools.simulation import ALL_POINTS, RATES, box_losses, cases, corners, descend
 
 ITERATIONS = 3
 HEADER = [
-    "| | s an iteration | plain, s | s in all, estimate | plain | h case by case, estimate | peak, MiB | of plain |",
+    "| Loss | s an iteration | plain, s | s in all, estimate | plain | h case by case, estimate | peak, MiB | of plain |",
     "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
 ]
 
@@ -34,10 +35,10 @@ def rows(catalog: Catalog, names: list[str], points: int = ALL_POINTS) -> Iterat
         _, alone = _take_turns(ours, plain, one)
         cells = [
             id.split(".")[1],
-            *(f"{s:.3g}" for s in (seconds, of_plain)),
-            *(f"{s * len(RATES):.3g}" for s in (seconds, of_plain)),
-            f"{alone * len(box) * len(RATES) / 3600:.3g}",
-            *(f"{peak(step, every) / 2**20:.4g}" for step in (ours, plain)),
+            *(short(s) for s in (seconds, of_plain)),
+            *(short(s * len(RATES)) for s in (seconds, of_plain)),
+            short(alone * len(box) * len(RATES) / 3600),
+            *(short(peak(step, every) / 2**20, 4) for step in (ours, plain)),
         ]
         yield f"| {' | '.join(cells)} |"
 
