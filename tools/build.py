@@ -72,12 +72,12 @@ def navigation(catalog: Catalog, site: Site) -> list[dict[str, object]]:
     problems: list[object] = ["problems/index.md"]
     for type_id, kind in catalog.types.items():
         pages: list[object] = [f"problems/{type_id}/index.md"]
-        pages += [{title(problem.short): site.problem_path(id)} for id, problem in kind.problems.items()]
+        pages += [{title(problem.name): site.problem_path(id)} for id, problem in kind.problems.items()]
         problems.append({title(kind.name): pages})
     methods: list[object] = ["methods/index.md"]
     for kind_id in site.kinds:
-        of_kind = [(id, m) for id, m in catalog.implemented.items() if id.startswith(f"{kind_id}.")]
-        methods.append({KIND_NAMES[kind_id]: [{title(m.name): site.method_path(id)} for id, m in sorted(of_kind)]})
+        of_kind = [(title(m.name), site.method_path(id)) for id, m in catalog.implemented.items() if id.startswith(f"{kind_id}.")]
+        methods.append({KIND_NAMES[kind_id]: [{name: path} for name, path in sorted(of_kind, key=lambda pair: pair[0].lower())]})
     api: list[object] = [
         "api/index.md",
         *[{KIND_NAMES[k]: f"api/{k}.md"} for k in site.kinds],
