@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT, MARGIN = 420, 260, 36
+WIDTH, HEIGHT, MARGIN, RIGHT = 420, 260, 36, 14
 OCTAVES = [0.2, 0.5, 1.0, 2.0, 5.0]
 
 
@@ -53,12 +53,12 @@ def line_chart(axis: Axis, xs: Sequence[float], series: Sequence[Series], *, cli
     low, high = min(low, ticks[0]), max(high, ticks[-1])
 
     def across(v: float) -> float:
-        return MARGIN + axis.place(v) * (WIDTH - MARGIN - 8)
+        return MARGIN + axis.place(v) * (WIDTH - MARGIN - RIGHT)
 
     def up(v: float) -> float:
         return 10 + (high - v) / (high - low) * (HEIGHT - 10 - MARGIN)
 
-    parts = [f'<line class="grid" x1="{MARGIN}" x2="{WIDTH - 8}" y1="{up(t):.1f}" y2="{up(t):.1f}"/>' for t in ticks]
+    parts = [f'<line class="grid" x1="{MARGIN}" x2="{WIDTH - RIGHT}" y1="{up(t):.1f}" y2="{up(t):.1f}"/>' for t in ticks]
     parts += [f'<text x="{MARGIN - 6}" y="{up(t) + 4:.1f}" text-anchor="end">{number(t)}</text>' for t in ticks]
     parts += [f'<text x="{across(c):.1f}" y="{HEIGHT - MARGIN + 16}" text-anchor="middle">{number(c)}</text>' for c in axis.ticks]
     parts.append(f'<text class="axis" x="{(WIDTH + MARGIN) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{escape(axis.label)}</text>')
