@@ -2,19 +2,28 @@
 
 import filecmp
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from html.parser import HTMLParser
+from inspect import signature
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
 import pytest
 
+from tests.inputs import CATALOG
 from tools.build import build
 from tools.catalog import ROOT
+from tools.figures import figures
+from tools.golden import resolve
+from tools.pages import Site
+from tools.text import prose
 
+SITE = Site(CATALOG, dict, partial(figures, ROOT))
 HOST = "https://atlas.invalid/under/a/path/"
 HOSTILE = """\
 title: '<script>alert(1)</script> & "quotes" {{ 7 * 7 }} [x](javascript:alert(2))'
@@ -106,6 +115,33 @@ def test_each_page_has_one_title_no_level_of_heading_is_skipped_and_ids_are_uniq
         assert levels.count(1) == 1, name
         assert all(after <= before + 1 for before, after in zip([0, *levels], levels, strict=False)), f"{name}: {levels}"
         assert not page.repeated, name
+
+
+def test_every_header_cell_has_words(root: Path) -> None:
+    for path in (root / "site").rglob("*.html"):
+        assert not re.search(r"<th\b[^>]*>\s*</th>", path.read_text()), path
+
+
+def test_zero_is_written_as_zero() -> None:
+    """Also the negative one, and the smallest number, which stands for it under a power; what is merely small is shown."""
+    shown = SITE.env.filters["values"]
+    assert shown([0.0, -0.0, sys.float_info.min, -1e-300, 1.1e-16]) == "[0, 0, 0, −1e−300, 1.1e−16]"
+
+
+def test_text_shows_formulas_code_and_what_is_unverified() -> None:
+    shown = prose("<b> `x < 1` and $x$: recalled, unverified")
+    assert shown.startswith("&lt;b&gt; <code>x &lt; 1</code> and <math")
+    assert shown.endswith("recalled, unverified</mark>")
+
+
+def test_every_parameter_stands_under_the_functions_that_take_it() -> None:
+    focal = {functions: list(parameters) for functions, parameters in SITE.parameters_of("losses.focal_loss").items()}
+    assert focal == {("focal_loss", "focal_weight"): ["gamma"], ("focal_loss",): ["alpha"]}
+    for id, method in CATALOG.implemented.items():
+        groups = SITE.parameters_of(id)
+        assert sum(map(len, groups.values())) == len(method.parameters)
+        for functions, names in groups.items():
+            assert all(names.keys() <= signature(resolve(id, function)).parameters.keys() for function in functions), id
 
 
 def test_nothing_is_loaded_from_another_host(pages: dict[str, Page]) -> None:

@@ -20,7 +20,7 @@ from torch import nn
 from tools.assemble import assemble
 from tools.catalog import Catalog
 from tools.diagrams import drawn
-from tools.golden import Case, compare, count_parameters, leaves_of, own_name, parameters, tensor_annotation
+from tools.golden import Case, compare, count_parameters, hyper_parameters, leaves_of, own_name, parameters
 from tools.records import Golden, Kind, Method, Mistake, Size
 from tools.strict_yaml import Document, Problem
 from tools.strict_yaml import Path as Field
@@ -322,18 +322,14 @@ def _failed_import(file: str, error: BaseException) -> Problem:
 def _parameters(document: Document, path: Field, module: Any, method: Method) -> Iterator[Problem]:
     """Every hyper-parameter is documented, with the signature's default, and nothing else is."""
     known = set()
-    for public in module.__all__:
-        for name, parameter in inspect.signature(getattr(module, public), eval_str=True).parameters.items():
-            if parameter.kind is not parameter.KEYWORD_ONLY or tensor_annotation(parameter.annotation):
-                continue
-            key = f"{public}.{name}" if f"{public}.{name}" in method.parameters else name
-            known.add(key)
-            default = None if parameter.default is parameter.empty else parameter.default
-            if key not in method.parameters:
-                yield document.problem((*path, "parameters"), f"`{name}` of {public} is not documented")
-            elif method.parameters[key].default != default:
-                given = method.parameters[key].default
-                yield document.problem((*path, "parameters", key, "default"), f"{given!r} here, {default!r} in the signature of {public}")
+    for key, public, parameter in hyper_parameters(module, method.parameters):
+        known.add(key)
+        default = None if parameter.default is parameter.empty else parameter.default
+        if key not in method.parameters:
+            yield document.problem((*path, "parameters"), f"`{key}` of {public} is not documented")
+        elif method.parameters[key].default != default:
+            given = method.parameters[key].default
+            yield document.problem((*path, "parameters", key, "default"), f"{given!r} here, {default!r} in the signature of {public}")
     for key in method.parameters:
         if key not in known:
             yield document.problem((*path, "parameters", key), "no exported function has this keyword-only parameter")

@@ -1,9 +1,10 @@
 """Golden cases as calls: arguments from data, the result beside what is expected, and how near is near enough."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from types import ModuleType
 from typing import Any, get_args
 
 import torch
@@ -98,6 +99,17 @@ def parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     found = dict(inspect.signature(target, eval_str=True).parameters)
     found.pop("self", None)
     return found
+
+
+def hyper_parameters(module: ModuleType, documented: Collection[str]) -> Iterator[tuple[str, str, inspect.Parameter]]:
+    """The keyword-only parameters of a method's functions that are no tensors, each behind its key in the entry and its function.
+
+    The key is the parameter's name, or `function.name` where the entry has that.
+    """
+    for public in module.__all__:
+        for name, parameter in inspect.signature(getattr(module, public), eval_str=True).parameters.items():
+            if parameter.kind is parameter.KEYWORD_ONLY and not tensor_annotation(parameter.annotation):
+                yield f"{public}.{name}" if f"{public}.{name}" in documented else name, public, parameter
 
 
 def arguments(

@@ -2,6 +2,7 @@
 
 import json
 import posixpath
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -20,10 +21,10 @@ from tools.catalog import Catalog
 from tools.diagrams import drawn
 from tools.figures import Figures
 from tools.gallery import Picture
-from tools.golden import Case, Comparison, compare, count_parameters, own_name
+from tools.golden import Case, Comparison, compare, count_parameters, hyper_parameters, own_name
 from tools.plots import Plots
 from tools.pyramids import BoxStatistics, Measured, box_statistics, measure
-from tools.records import Drawing, Erratum, Golden, Imbalance, ImbalanceType, Method, Paper, Result, Size
+from tools.records import Drawing, Erratum, Golden, Imbalance, ImbalanceType, Method, Paper, Parameter, Result, Size
 from tools.samplers import Outcome, outcome
 from tools.scales import OCTAVES, Scales, scales
 
@@ -247,6 +248,19 @@ class Site:
         own = own_name(id.split(".")[1], module.__all__)
         return sorted(module.__all__, key=lambda name: (name != own, name))
 
+    def parameters_of(self, id: str) -> dict[tuple[str, ...], dict[str, Parameter]]:
+        """The parameters of a method's entry by name, under the functions that take them."""
+        documented = self.catalog.implemented[id].parameters
+        takers: dict[str, list[str]] = {key: [] for key in documented}
+        names = {}
+        for key, public, parameter in hyper_parameters(import_module(f"reference_impl.{id}"), documented):
+            takers[key].append(public)
+            names[key] = parameter.name
+        found: dict[tuple[str, ...], dict[str, Parameter]] = {}
+        for key, functions in takers.items():
+            found.setdefault(tuple(functions), {})[names[key]] = documented[key]
+        return found
+
     def citation(self, id: str) -> str:
         return bibtex(self.catalog.paper_of[id], self.paper_of(id))
 
@@ -301,7 +315,7 @@ def _address(path: str) -> str:
 
 
 def _values(values: Any) -> str:
-    """Numbers for a table cell, short but not rounded to a lie."""
+    """Numbers for a table cell, short but not rounded to a lie: 0 is -0, too, and the smallest that keeps a power or logarithm finite."""
     if isinstance(values, Tensor):
         values = values.tolist()
     if isinstance(values, (list, tuple)):
@@ -309,4 +323,6 @@ def _values(values: Any) -> str:
         return whole if len(whole) <= LONGEST else whole[:LONGEST].rsplit(",", 1)[0] + f", … ({whole.count(',') + 1} numbers)"
     if isinstance(values, bool) or values is None:
         return {True: "true", False: "false", None: "none"}[values]
+    if isinstance(values, float) and abs(values) <= sys.float_info.min:
+        return "0"
     return f"{values:.6g}".replace("-", "−") if isinstance(values, (int, float)) else str(values)

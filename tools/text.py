@@ -9,13 +9,14 @@ from tools.tex import INLINE, to_mathml
 UNVERIFIED = "recalled, unverified"
 
 _UNSAFE_IN_A_TITLE = re.compile(r"[^\w .,:()'/+-]")
+_CODE = re.compile("`([^`]+)`")
 _MARKDOWN = re.compile(r"[^\w\s]|_", re.ASCII)
 
 
 def prose(text: str) -> Markup:
-    """Escaped HTML; `$...$` becomes MathML, and the words that mark an unverified statement become a visible mark."""
+    """Escaped HTML; `$...$` becomes MathML, backticks code, and the words that mark an unverified statement a visible mark."""
     parts = INLINE.split(text)
-    html = "".join(str(formula(part)) if i % 2 else str(escape(part)) for i, part in enumerate(parts))
+    html = "".join(str(formula(part)) if i % 2 else _CODE.sub(r"<code>\1</code>", str(escape(part))) for i, part in enumerate(parts))
     mark = f'<mark class="unverified" title="Nobody has checked this against its source yet">{UNVERIFIED}</mark>'
     return Markup(html.replace(UNVERIFIED, mark))
 
@@ -26,7 +27,7 @@ def formula(tex: str, *, display: bool = False) -> Markup:
 
 def title(text: str) -> str:
     """Text for a page's title, which the theme does not escape: letters, digits and a little punctuation."""
-    return " ".join(_UNSAFE_IN_A_TITLE.sub(" ", INLINE.sub(r"\1", text)).split())
+    return " ".join(_UNSAFE_IN_A_TITLE.sub(" ", INLINE.sub(r"\1", text).replace("&", " and ")).split())
 
 
 def heading(text: str) -> Markup:
