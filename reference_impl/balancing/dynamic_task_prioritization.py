@@ -14,21 +14,22 @@ __all__ = ["dynamic_task_prioritization", "moving_indicator"]
 def dynamic_task_prioritization(
     indicator: Float[Tensor, "*batch n"], gamma: Float[Tensor, "n"] | None = None, *, lowest: float = 0.01
 ) -> Float[Tensor, "*batch n"]:
-    r"""Lets the tasks that are done badly so far count most, and one that is mastered not at all.
+    r"""Gives the tasks that are done worst so far the largest weights, and one that is mastered none.
 
     $$ w_t = -(1 - \bar\kappa_t)^{\gamma_t} \ln \bar\kappa_t $$
 
-    That is focal loss, of a task where it has an example. The total loss is $\sum_t w_t L_t$; the authors make each of the losses a focal
-    loss besides, over its examples. No gradient passes through.
+    That is focal loss, with the success of a task in place of the probability of an example. The total loss is $\sum_t w_t L_t$; in the
+    paper each $L_t$ is itself a focal loss over the examples of its task. No gradient passes through.
 
     Args:
         indicator: $\bar\kappa_t$, how well each of $n$ tasks is done, as accuracy or average precision on the training data, in [0, 1];
             smoothed by `moving_indicator`.
-        gamma: $\gamma_t \ge 0$, how soon a task counts little; by default 1 for every task.
-        lowest: $\kappa_{min}$ in (0, 1]; smaller indicators count as this, or a task that always fails would have an infinite weight.
+        gamma: $\gamma_t \ge 0$, how fast the weight falls as the task is done better; by default 1 for every task.
+        lowest: $\kappa_{min}$ in (0, 1]; smaller indicators count as this; without it a task that always fails would have an infinite
+            weight.
 
     Returns:
-        One weight for each task.
+        One weight for each task, from 0 to $-\ln \kappa_{min}$.
 
     Raises:
         ValueError: there are not as many exponents as tasks.
@@ -48,8 +49,8 @@ def moving_indicator(
 
     Args:
         indicator: $\kappa_t$ of this batch, in [0, 1].
-        previous: $\bar\kappa_t$ after the last step; none in the first, which is taken as it is.
-        share: $\alpha$ of this batch, in (0, 1].
+        previous: $\bar\kappa_t$ after the last step; None in the first step, whose indicator is taken as it is.
+        share: $\alpha$, what this batch counts, in (0, 1].
 
     Returns:
         $\bar\kappa_t$ for this step. No gradient passes through.

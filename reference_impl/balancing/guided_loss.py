@@ -16,10 +16,10 @@ def guided_loss(loss: Float[Tensor, "*batch n"], *, w_reg: float = 1.0) -> Float
 
     $$ w = \frac{w_{reg} L_{Reg}}{L_{cls}} $$
 
-    is the weight of classification (survey, Eq. 24). $L_{Reg}$ is the sum of all losses but the first, which keep the weight $w_{reg}$: of
-    the total, the sum of the losses times these weights, classification is one half and keeps the direction of its gradient. The weights
-    are constants, or classification would have no gradient at all: no gradient passes through them. With several processes, give
-    `world_mean(loss)`.
+    is the weight of classification (survey, Eq. 24). $L_{Reg}$ is the sum of all losses but the first; each of these keeps the weight
+    $w_{reg}$. The total loss is the sum of the losses times their weights. Classification then makes one half of it, and its gradient keeps
+    its direction. The weights are constants: if a gradient passed through them, the scaled loss of classification would be
+    $w_{reg}L_{Reg}$, which does not depend on the classifier. With several processes, give `world_mean(loss)`.
 
     Args:
         loss: one for each of $n$ tasks, >= 0, classification first; each the sum over its boxes divided by its own normaliser, which for

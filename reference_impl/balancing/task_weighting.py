@@ -16,10 +16,10 @@ def task_weighting(loss: Float[Tensor, "*batch n"], factor: Float[Tensor, "n"] |
 
     $$ L = \sum_{t} \lambda_t L_t $$
 
-    The total loss is the sum of the losses times these weights. In Fast R-CNN classification has $\lambda = 1$, and so has box regression.
+    The total loss is the sum of the losses times these weights. In Fast R-CNN both classification and box regression have $\lambda = 1$.
 
     Args:
-        loss: $L_t$, one for each of $n$ tasks; not used but for its shape.
+        loss: $L_t$, one for each of $n$ tasks; only its shape and dtype count.
         factor: $\lambda_t \ge 0$, by default 1 for every task.
 
     Returns:

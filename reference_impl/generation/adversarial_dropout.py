@@ -16,11 +16,12 @@ class OcclusionNetwork(nn.Module):
     """The adversary: looks at the pooled features of a region and says for each cell how much it would hurt to miss it.
 
     Five convolutions of 3 by 3. It is trained with `occlusion_loss`: first alone, with the windows that `hardest_window` finds; then
-    together with the detector, with the masks of `adversarial_dropout` that worked. It sends no gradient to the features in either.
+    together with the detector, with those masks of `adversarial_dropout` that lowered the probability of the right class. In both, no
+    gradient reaches the features.
 
     Args:
-        channels: of the features.
-        hidden: channels of the inner layers.
+        channels: $C$ of the features.
+        hidden: $C_h$, channels of the inner layers.
     """
 
     def __init__(self, *, channels: int = 512, hidden: int = 256) -> None:
@@ -54,10 +55,11 @@ def hardest_window(p_s: Float[Tensor, "*batch k"], windows: Bool[Tensor, "k n m"
 
     $$ \hat k = \arg\min_k \; p_s(F \odot (1 - M_k)) $$
 
-    All $K$ windows are tried on every positive region, which takes $K$ passes through the detector's head; it stays as it is meanwhile.
+    All windows $M_k$ are tried on the features $F$ of every positive region, which takes one pass through the detector's head for each; its
+    weights do not change meanwhile.
 
     Args:
-        p_s: probability of the ground-truth class with each window of the features set to 0.
+        p_s: probability of the ground-truth class with each window of the features set to 0, in [0, 1].
         windows: the windows $M_k$, as `OcclusionNetwork.windows` gives them; True is dropped.
 
     Returns:
@@ -81,16 +83,16 @@ def adversarial_dropout(
 ) -> tuple[Float[Tensor, "*batch c n m"], Bool[Tensor, "*batch n m"]]:
     r"""Blanks those cells of a positive region that the detector needs most, so that it learns to do without.
 
-    $$ F' = F \odot (1 - M), \qquad M \subset \mathrm{top}_{n_c}(\text{logits}), \quad |M| = n_d $$
+    $$ F' = F \odot (1 - M), \qquad M \subset \mathrm{top}_{n_c}(l), \quad |M| = n_d $$
 
-    Of the $n_c$ cells with the highest logits $n_d$ are drawn, in all channels alike. The detector is trained on $F'$ as it would be on
-    $F$. No gradient passes to the logits.
+    Of the $n_c$ cells with the highest logits, $n_d$ are drawn and set to 0 in all channels. The detector is trained on $F'$ as it would be
+    on $F$. No gradient passes to the logits.
 
     Args:
         features: pooled features $F$ of each region.
-        logits: what the `OcclusionNetwork` predicts for them.
+        logits: $l$, what the `OcclusionNetwork` predicts for them.
         foreground: the regions to change; all by default. The authors leave background as it is.
-        noise: picks among the candidates (highest first), uniform in [0, 1); a fresh draw by default.
+        noise: picks among the candidates (those with the highest numbers are dropped), uniform in [0, 1); a fresh draw by default.
         candidates: $n_c$, of 49 cells in the paper's setting.
         dropped: $n_d$.
 
@@ -122,11 +124,11 @@ def occlusion_loss(
 
     $$ L = \frac{[p_{after} + \tau < p_{before}]}{n m} \sum_{ij} \mathrm{BCE}(\sigma(l_{ij}), M_{ij}) $$
 
-    A mask that did not lower the probability of the right class teaches nothing. The authors average over all regions, the useless ones
-    included, and weigh it by 0.0025 beside the detector's losses. No gradient reaches the probabilities.
+    A mask that did not lower the probability of the right class teaches nothing. The authors average over all regions, those without a
+    useful mask included, and weigh the loss by 0.0025 beside the detector's losses. No gradient reaches the probabilities.
 
     Args:
-        logits: what the `OcclusionNetwork` predicts.
+        logits: $l$, what the `OcclusionNetwork` predicts.
         mask: $M$, True where the features are dropped: from `hardest_window` at first, then from `adversarial_dropout`.
         p_before: probability of the ground-truth class with all features.
         p_after: the same with the dropped ones; without these two, every mask counts.

@@ -15,17 +15,17 @@ __all__ = ["RotationNetwork", "adversarial_transformer"]
 
 
 class RotationNetwork(nn.Module):
-    """The adversary: looks at the pooled features of a region and says how to turn each block of channels so that the detector fails.
+    r"""The adversary: looks at the pooled features of a region and says how to turn each block of channels so that the detector fails.
 
     The deformation is differentiable, so the network is trained by ascending the detector's own loss: the optimiser of its parameters gets
-    the loss with its sign reversed. The angle is bounded, or it would turn everything upside down.
+    the loss with its sign reversed. The angle is bounded; without a bound the network would turn everything upside down.
 
     Args:
-        channels: of the features.
-        size: rows and columns of the features.
-        hidden: width of the two inner layers, which the paper initialises from fc6 and fc7 of VGG-16.
-        blocks: how many blocks of channels turn on their own.
-        max_degrees: largest angle.
+        channels: $C$ of the features.
+        size: $n$, rows and columns of the features.
+        hidden: $C_h$, width of the two inner layers, which the paper initialises from fc6 and fc7 of VGG-16.
+        blocks: $B$, how many blocks of channels turn on their own.
+        max_degrees: $\theta_{max}$, largest angle to either side, in degrees.
     """
 
     def __init__(self, *, channels: int = 512, size: int = 7, hidden: int = 4096, blocks: int = 4, max_degrees: float = 10.0) -> None:
@@ -50,12 +50,12 @@ def adversarial_transformer(features: Float[Tensor, "*batch c n m"], angle: Floa
     \sin\theta & \cos\theta \end{pmatrix} $$
 
     around the centre $p_c$, between cells bilinearly, with 0 beyond the border. Positions $p$ are (x, y) with y downwards, so a positive
-    angle turns the features counter-clockwise. The detector descends its loss on $F'$, the adversary ascends it. In the paper the features
-    come from `adversarial_dropout`.
+    angle turns the features counter-clockwise. The detector is trained to lower its loss on $F'$, the adversary to raise it. In the paper
+    the features come from `adversarial_dropout`.
 
     Args:
         features: pooled features $F$ of each region.
-        angle: $\theta$ of each of `g` blocks of neighbouring channels, in radians. No blocks is no turn.
+        angle: $\theta_b$ of each of `g` blocks of neighbouring channels, in radians. With no blocks nothing is turned.
 
     Returns:
         The features, which may be negative where they were.

@@ -50,17 +50,19 @@ def candidate_boxes(
 
     $$ P(\text{bin}) \propto n + \epsilon $$
 
-    Within a bin, the share of the image's area and the aspect ratio are uniform, and so is the place. No gradient passes through.
+    Within a bin, the share of the image's area and the aspect ratio are uniform; the place in the image is uniform, too. No gradient passes
+    through.
 
     Args:
         image_size: width and height in pixels.
         counts: $n$, objects of the training set in each bin, by their share of the area (rows) and their width over height (columns).
-        limits: lowest and highest share of the area, and lowest and highest aspect ratio; the bins divide them evenly.
+        limits: lowest and highest share of the area (first row), and lowest and highest aspect ratio (second row); the bins divide both
+            ranges evenly.
         noise: for share, aspect ratio, x and y, uniform in [0, 1).
         smoothing: $\epsilon$, added to each count.
 
     Returns:
-        Boxes within the image. One that is too wide or too high is as wide or as high as the image.
+        Boxes within the image. One that would be wider or higher than the image is cut to its width or height.
     """
     image_size, limits, noise = widen(image_size.detach()), widen(limits.detach()), widen(noise)
     bins = counts.shape[-1]
@@ -83,12 +85,12 @@ def background_contexts(
     *,
     max_covered: float = 0.3,
 ) -> Bool[Tensor, "*batch k"]:
-    r"""Which candidates teach the network what surrounds no object: those that cover too little of every object.
+    r"""Which candidates are examples of background for the network: those that cover little of every object.
 
     $$ \max_i \frac{A(B \cap \bar B_i)}{A(\bar B_i)} < \theta $$
 
-    The other examples are the objects' own boxes, unless one fills more than 70 % of its image. The authors draw three background
-    examples for each object in their release; their code can also make background as frequent as a class is on average.
+    All other examples are boxes of objects; the authors leave out an object that fills more than 70 % of its image. Their released models
+    have three background examples for each object; their code can also make background as frequent as the average class.
 
     Args:
         boxes: the objects $\bar B_i$ of each image, absolute `(x1, y1, x2, y2)` in pixels.
@@ -111,7 +113,7 @@ def jittered_boxes(
     max_scale: float = 1.3,
     max_area: float = 0.7,
 ) -> Float[Tensor, "*batch k 4"]:
-    r"""Enlarges and shifts each box, cut off at the border of the image, before it is blanked and framed, in training and later alike.
+    r"""Enlarges and shifts each box and cuts it off at the border of the image, before it is blanked and framed, in training and use.
 
     $$ s \sim \mathcal U[1, s_{max}], \qquad w' = s w, \qquad x' - x \sim \mathcal U\big[-\tfrac{s - 1}{2} w', \tfrac{s - 1}{2} w'\big] $$
 
@@ -122,10 +124,11 @@ def jittered_boxes(
         image_size: width and height in pixels.
         noise: for scale, x and y of each of `g` tries, uniform in [0, 1); 20 fresh draws by default.
         max_scale: $s_{max}$.
-        max_area: largest share of the image's area, which it must not reach.
+        max_area: $a_{max}$, share of the image's area that the enlarged box must not reach.
 
     Returns:
-        The first try that is small enough, and narrower and lower than the image before it is cut off; the box itself where none is.
+        The first try that has less than this area, and that before the cut is narrower and lower than the image; the box itself where no
+        try fits.
     """
     boxes, limit = widen(boxes.detach()), widen(image_size.detach())[..., None, None, :]
     noise = boxes.new_empty(*boxes.shape[:-1], TRIES, 3).uniform_() if noise is None else noise.to(boxes.dtype)
@@ -149,13 +152,15 @@ def context_frames(
 
     $$ w_f \sim \mathcal U[\max(w, a), 1], \qquad h_f \sim \mathcal U[\max(h, a / w_f), 1], \qquad a = \theta + w h $$
 
-    in units of the image; then the place, among all where the frame contains the box. No gradient passes through.
+    with width $w$ and height $h$ of the box as shares of the image's; then the place is uniform among those where the frame contains the
+    box. No gradient passes through.
 
     Args:
         boxes: boxes in the image, absolute `(x1, y1, x2, y2)` in pixels.
         image_size: width and height in pixels.
         noise: for width, height, x and y, uniform in [0, 1); a fresh draw by default.
-        min_context: $\theta$, the least area around the box; with a box that leaves less the frame is the whole image.
+        min_context: $\theta$, least share of the image that the frame shows beside the box; where a box leaves less, the frame is the whole
+            image.
     """
     boxes = widen(boxes.detach())
     scale = image_size.detach().to(boxes.dtype)[..., None, :]
@@ -184,16 +189,17 @@ def distorted_colours(
 
     $$ I + b, \qquad s\, \mathrm{sat}(I), \qquad \mathrm{hue}(I) + h, \qquad \mu + c\, (I - \mu) $$
 
-    with the mean $\mu$ of each channel; in this order, or saturation, brightness, contrast, hue; or contrast, hue, brightness, saturation;
-    or hue, saturation, contrast, brightness; then values are cut to [0, 1]. No gradient passes through.
+    for brightness, saturation, hue and contrast, with the mean $\mu$ of each channel. The four follow each other in this order, or as
+    saturation, brightness, contrast, hue; or contrast, hue, brightness, saturation; or hue, saturation, contrast, brightness. At the end
+    values are cut to [0, 1]. No gradient passes through.
 
     Args:
         image: red, green and blue in [0, 1].
         noise: for the order and for $b$, $s$, $h$, $c$, uniform in [0, 1); a fresh draw by default.
-        brightness: $b$ is at most so far from 0.
-        saturation: $s$ is at most so far from 1.
-        hue: $h$ is at most so far from 0, as a share of the circle.
-        contrast: $c$ is at most so far from 1.
+        brightness: $b$ lies at most this far from 0.
+        saturation: $s$ lies at most this far from 1.
+        hue: $h$ lies at most this far from 0, as a share of the circle.
+        contrast: $c$ lies at most this far from 1.
     """
     image = widen(image.detach())
     noise = image.new_empty(*image.shape[:-3], 5).uniform_() if noise is None else noise.to(image.dtype)
@@ -214,14 +220,14 @@ class ContextNetwork(nn.Module):
     r"""Looks at the surroundings of a box, never at the box itself, and says which class belongs there.
 
     The inside of the box is blanked, the frame around it is cut out and enlarged, and a network classifies it: all classes and background,
-    which comes last. It is trained by plain cross entropy, on `distorted_colours`. The authors start from ResNet-50 with the weights of
-    ImageNet, where here are four convolutions, and mirror half of the frames.
+    which comes last. It is trained by plain cross entropy, on `distorted_colours`. The authors' network is a ResNet-50 with weights of
+    ImageNet, here it is four convolutions. They also mirror half of the frames.
 
     Args:
         classes: number $C$ of foreground classes.
-        channels: of the image.
-        width: channels of the first convolution; each has twice as many as the one before.
-        size: height and width of the enlarged frame in pixels.
+        channels: $C_{in}$ of the image, 3 for colours.
+        width: $C_1$, channels of the first convolution; each has twice as many as the one before.
+        size: $d$, height and width of the enlarged frame in pixels.
     """
 
     def __init__(self, classes: int, *, channels: int = 3, width: int = 32, size: int = 300) -> None:
@@ -267,9 +273,9 @@ def pasting_candidates(
         logits: $x$ of the `ContextNetwork`, background last.
         boxes: the boxes that it was asked about, absolute `(x1, y1, x2, y2)` in pixels. The authors ask about 200 for each image.
         image_size: width and height in pixels.
-        threshold: $\theta$.
-        min_area: smallest share of the image's area that a box must exceed.
-        max_area: largest share, which it must not reach.
+        threshold: $\theta$, probability that the class must exceed.
+        min_area: $a_{min}$, smallest share of the image's area that a box must exceed.
+        max_area: $a_{max}$, share that it must not reach.
 
     Returns:
         The class that may be pasted there, $C$ where none may, and its score, 0 where none may.
@@ -294,7 +300,7 @@ def fitting_instances(
     largest: float = 2.0,
     jitter: float = 0.2,
 ) -> tuple[Int[Tensor, "*batch k"], Float[Tensor, "*batch k 4"]]:
-    r"""Picks for each place an instance of its class, a scale at which that fills the box, and a place near the box.
+    r"""Picks for each place an instance of its class, a scale at which the instance fills the box, and a small shift.
 
     $$ s \in \{s_1, \dots, s_{16}\}: \quad \mathrm{IoU}\big([0, 0, s W_j, s H_j], [0, 0, w, h]\big) > \theta $$
 
@@ -308,10 +314,10 @@ def fitting_instances(
         reference_labels: their classes.
         image_size: width and height in pixels of the image with the places.
         noise: for instance, scale, x and y, uniform in [0, 1); a fresh draw by default.
-        min_iou: $\theta$.
+        min_iou: $\theta$, IoU that must be exceeded.
         smallest: $s_1$; the scales are evenly spaced.
         largest: $s_{16}$.
-        jitter: how far the box may be shifted, as a share of its width and height.
+        jitter: $\delta$, how far the box may be shifted, as a share of its width and height.
 
     Returns:
         The index of the instance and the box that it is to fill, which may reach beyond the image, so its coordinates may be negative.
@@ -343,16 +349,16 @@ def fitting_instances(
 def drawn_places(
     score: Float[Tensor, "*batch k"], noise: Float[Tensor, "*batch k"] | None = None, *, count: int = 2
 ) -> Bool[Tensor, "*batch k"]:
-    r"""Draws the places that are used, one after the other, each in proportion to its score among those that are left.
+    r"""Draws the places that are used, one after the other, each with a probability in proportion to its score among those that are left.
 
     $$ P(i) = \frac{s_i}{\sum_{j \text{ left}} s_j} $$
 
-    by the largest of $u_i^{1 / s_i}$. No gradient passes through.
+    This is the same as taking the places with the largest $u_i^{1 / s_i}$. No gradient passes through.
 
     Args:
-        score: $s_i \ge 0$; a place of score 0 is not used, as one for which there is no instance.
+        score: $s_i \ge 0$; a place of score 0 is never used: give 0 to a place for which there is no instance.
         noise: $u_i$, uniform in [0, 1); a fresh draw by default.
-        count: how many places; the authors use one or two in an image, which they toss for.
+        count: $N$, how many places; the authors use one or two in an image, at random.
     """
     score = widen(score.detach())
     noise = torch.rand_like(score) if noise is None else noise.to(score.dtype)
@@ -394,7 +400,7 @@ def recoloured_instances(
 def scaled_boxes(
     boxes: Float[Tensor, "*batch k 4"], noise: Float[Tensor, "*batch k"] | None = None, *, min_scale: float = 1.2, max_scale: float = 1.6
 ) -> Float[Tensor, "*batch k 4"]:
-    r"""Where objects go that are to cover themselves: to the same place, larger. No network has to be asked.
+    r"""Where an object goes that is enlarged in place, so that it covers itself. No network has to be asked.
 
     $$ w' = s w, \qquad h' = s h, \qquad s \sim \mathcal U[s_0, s_1] $$
 
@@ -434,13 +440,13 @@ def boxes_beside(
     source and these boxes as target; an old box stays in the annotation if it is `uncovered`. No gradient passes through.
 
     Args:
-        boxes: boxes $B$ around the objects, absolute `(x1, y1, x2, y2)` in pixels, as large as the copies shall be: `scaled_boxes`.
+        boxes: boxes $B$ around the objects, absolute `(x1, y1, x2, y2)` in pixels, as large as the copies are to be: see `scaled_boxes`.
         image_size: width and height in pixels.
         noise: for x and y of each of `g` tries, uniform in [0, 1); 50 fresh draws by default.
-        reach: $r$.
-        min_iou: $\theta_0$.
-        max_iou: $\theta_1$.
-        min_inside: the share of a copy's area in the image, which it must exceed.
+        reach: $r$, how far beyond a side of the box the copy's centre may lie, in widths and heights of the box.
+        min_iou: $\theta_0$, IoU of copy and object that must be exceeded.
+        max_iou: $\theta_1$, IoU of the two that must not be reached.
+        min_inside: $a_{in}$, share of a copy's area that lies in the image; it must be exceeded.
 
     Returns:
         The first try that fits, which may reach beyond the image, so a coordinate may be negative; a box without area where none does.
@@ -471,7 +477,7 @@ def context_guided_pasting(
     with the object's box $S_k$ resized bilinearly to the one it is to fill. This is the last step: the `ContextNetwork` is asked about
     `candidate_boxes`, which are `jittered_boxes` in `context_frames`; `pasting_candidates`, `fitting_instances` and `drawn_places` choose
     what goes where, and `recoloured_instances` may change what that is; what is then still annotated is `uncovered`. A later object hides
-    an earlier one. The authors take for $\alpha$ the mask, or the mask after a Gaussian or a box blur, which they toss for.
+    an earlier one. As $\alpha$ the authors take, at random, the mask or the mask after a Gaussian or a box blur.
 
     Args:
         image: the scene, `n` rows of `m` pixels.

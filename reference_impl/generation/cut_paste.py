@@ -26,17 +26,18 @@ def cut_paste(
 
     $$ I \leftarrow (1 - \alpha_k)\, I + \alpha_k\, S_k \qquad \text{for } k = 1, 2, \dots $$
 
-    Each object is moved by a whole number of pixels; what leaves the image is cut off. A later object hides an earlier one. The paper
-    pastes the same scene several times, each time with another $\alpha$ but the same boxes, so that a detector cannot tell objects by their
-    edges: the mask itself, or a blurred one (`blurred_mask`). Its other two ways are `poisson_blend`, object by object, and `motion_blur`
-    of the finished scene. Some of the objects distract: they are pasted like the others, and their boxes are left out of the annotation.
+    Each object is moved by a whole number of pixels; what leaves the image is cut off. A later object hides an earlier one. The paper makes
+    the same scene several times, with the same boxes but blended in another way, so that a detector cannot tell objects by their edges. Two
+    of the ways are another $\alpha$: the mask itself, or a blurred one (`blurred_mask`). The other two are `poisson_blend`, object by
+    object, and `motion_blur` of the finished scene. Some of the objects are distractors: they are pasted like the others, but their boxes
+    are left out of the annotation.
 
     Args:
         image: the background, `n` rows of `m` pixels.
         source: an image for each object, with the object at the place of its mask.
         mask: the pixels of the object.
         shift: how far each object is moved, in pixels to the right and downwards; may be negative.
-        alpha: how much of the object a pixel has, in [0, 1], in `source`; by default the mask.
+        alpha: $\alpha$, how much of a pixel of `source` is the object, in [0, 1]; by default the mask.
 
     Returns:
         The image; the box of each object's pixels in it, `(x1, y1, x2, y2)`, where pixel `i` reaches from `i` to `i + 1`, hidden pixels
@@ -79,8 +80,8 @@ def blurred_mask(alpha: Float[Tensor, "*batch n m"], *, radius: int = 2, sigma: 
 
     $$ \alpha'_{yx} = \sum_{i, j = -r}^{r} g_i\, g_j\, \alpha_{y + i, x + j}, \qquad g_i \propto e^{-i^2 / 2\sigma^2} $$
 
-    with $g_i$ that add up to 1. The paper blends some copies of a scene with a Gaussian blur, some with a box blur. A large $\sigma$ is the
-    box, radius 1 in the authors' code.
+    with $g_i$ that add up to 1. The paper blends some copies of a scene with a Gaussian blur, some with a box blur. A very large $\sigma$
+    makes it a box blur, for which the authors' code has radius 1.
 
     Args:
         alpha: the mask, 1 on the object and 0 elsewhere; beyond the border it is 0.
@@ -114,15 +115,15 @@ def poisson_blend(
     $$ \sum_{q \in N_p} (f_p - f_q) = \sum_{q \in N_p} (g_p - g_q) \quad \text{for } p \in \Omega, \qquad f = I \text{ elsewhere} $$
 
     $\Omega$ are the pixels of the object, $g$ is its image after the shift, and $N_p$ are the up to four neighbours of a pixel in the
-    image. Solved by conjugate gradients for $f - g$, from 0: as many iterations as the object has pixels are always enough, and twice its
-    diameter for an error of a ten-thousandth. No gradient passes through.
+    image. Solved by conjugate gradients for $f - g$, from 0: as many iterations as the object has pixels always solve it, and twice its
+    diameter in pixels is enough for an error of a ten-thousandth. No gradient passes through.
 
     Args:
         image: $I$, the background, `n` rows of `m` pixels.
         source: an image with the object at the place of its mask.
         mask: the pixels of the object.
         shift: how far it is moved, in pixels to the right and downwards; may be negative.
-        iterations: how many are taken.
+        iterations: $T$, how many steps are taken.
 
     Returns:
         The image with the object. Its values may leave the range of the two images.
@@ -169,14 +170,14 @@ def motion_blur(
     $$ I'_p = \frac{1}{a + b + 1} \sum_{i=-b}^{a} I_{p + \mathrm{round}(i\, d)}, \qquad
        d = \frac{(\cos\theta, -\sin\theta)}{\max(|\cos\theta|, |\sin\theta|)} $$
 
-    Beyond the border the outermost pixels go on. The authors draw an odd length from 3 to 9 of the whole line, an angle, and whether the
-    line goes both ways or one way only.
+    Beyond the border the outermost pixels are repeated. The authors draw an odd length from 3 to 9 for the whole line, an angle, and
+    whether the line goes both ways or only one way.
 
     Args:
         image: the finished scene.
-        degrees: $\theta$, counter-clockwise from the direction of the rows.
-        before: $b$, pixels of the line behind the pixel.
-        after: $a$, pixels ahead of it.
+        degrees: $\theta$ in degrees, counter-clockwise from the direction of the rows.
+        before: $b$, how many pixels of the line lie behind the pixel.
+        after: $a$, how many lie ahead of it.
 
     Returns:
         The blurred image; boxes do not change.
@@ -205,7 +206,7 @@ def scale_and_rotate(
     max_scale: float = 0.6,
     max_degrees: float = 30.0,
 ) -> tuple[Float[Tensor, "*batch k c n m"], Bool[Tensor, "*batch k n m"]]:
-    r"""Makes each object smaller and turns it about the middle of its box: more sizes and views than were cut out.
+    r"""Makes each object smaller and turns it about the middle of its box, for more sizes and views than were cut out.
 
     $$ S'_p = S_q, \qquad q = c + \tfrac{1}{s} R_\theta^{-1} (p - c), \qquad s \sim \mathcal U(s_0, s_1), \quad
        \theta \sim \mathcal U(-t, t) $$
@@ -243,9 +244,11 @@ def random_shift(
     *,
     max_truncation: float = 0.25,
 ) -> Int[Tensor, "*batch k 2"]:
-    r"""Draws where objects go: anywhere in the image, and beyond its border by a part of their size at most.
+    r"""Draws where objects go: anywhere in the image, and beyond its border by at most a part of their size.
 
-    $$ x \sim \mathcal U\{-f w, \dots, W - w + f w\} $$
+    $$ x \sim \mathcal{U}\{-f w, \dots, W - w + f w\} $$
+
+    is the left side of an object $w$ pixels wide; its upper side likewise.
 
     Args:
         boxes: tight boxes of the objects' masks, `(x1, y1, x2, y2)` in whole pixels.

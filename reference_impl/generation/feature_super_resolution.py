@@ -57,7 +57,7 @@ class TargetExtractor(nn.Module):
     with a stride moves by single pixels instead and is followed by max pooling with that stride, so that none of its inputs is passed over.
 
     Args:
-        backbone: a module whose layers are convolutions, which pad with zeros, max pooling and elementwise ones.
+        backbone: a module whose layers are convolutions that pad with zeros, max pooling, and elementwise layers.
 
     Raises:
         TypeError: the backbone has a layer of another kind that looks at neighbouring pixels.
@@ -69,7 +69,7 @@ class TargetExtractor(nn.Module):
 
     @checked
     def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k rows columns"]:
-        """Image at full size -> features, of the size of the backbone's, if its convolutions keep the size but for their strides."""
+        """Image at full size -> features, with as many rows and columns as the backbone's if only its strides change the size."""
         with torch.no_grad():
             features: Tensor = self.layers(image)
         return features
@@ -114,14 +114,14 @@ class FeatureSuperResolution(nn.Module):
     $$ S = F + G(F, F_{sub}) $$
 
     It is trained on regions of a half-size image, whose targets are the `TargetExtractor`'s features of the same regions at full size, and
-    used on the small regions of the image itself. The size of the pooled features stays. Deep features hold little of a small object, so
-    those of a shallower layer come with them. At the start $S = F$.
+    used on the small regions of the image itself. The pooled features keep their size. Deep features hold little of a small object, so
+    those of a shallower layer are added. At the start $S = F$.
 
     Args:
         channels: of the pooled features $F$.
         detail_channels: of the pooled features $F_{sub}$ of a shallower layer.
-        width: channels inside.
-        blocks: number of residual blocks.
+        width: $d$, channels of the inner layers.
+        blocks: $B$, number of residual blocks.
     """
 
     def __init__(self, channels: int, detail_channels: int, *, width: int = 256, blocks: int = 2) -> None:
@@ -136,7 +136,7 @@ class FeatureSuperResolution(nn.Module):
 
     @checked
     def forward(self, features: Float[Tensor, "*batch c n m"], detail: Float[Tensor, "*batch d n m"]) -> Float[Tensor, "*batch c n m"]:
-        """Pooled features and those of a shallower layer, pooled to the same grid -> features of higher resolution.
+        """Pooled features and those of a shallower layer, pooled to the same grid -> features as of a larger region, on that grid.
 
         Raises:
             ValueError: the shapes do not fit together.
@@ -153,8 +153,8 @@ class FeatureDiscriminator(nn.Module):
 
     Args:
         channels: of the pooled features.
-        size: rows and columns of them.
-        hidden: units of the two inner layers.
+        size: $K$, rows and columns of them.
+        hidden: $d_D$, units of the two inner layers.
     """
 
     def __init__(self, channels: int, *, size: int = 7, hidden: int = 1024) -> None:
@@ -175,7 +175,7 @@ class FeatureDiscriminator(nn.Module):
 def feature_generator_loss(
     pred: Float[Tensor, "*batch c n m"], target: Float[Tensor, "*batch c n m"], logits: Float[Tensor, "*batch"]
 ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-    r"""Draws the generated features to their own target, and to where targets are found in general.
+    r"""Pulls the generated features towards their own target, and towards whatever the discriminator takes for a target.
 
     $$ L_{cont} = \lVert T - S \rVert_2^2, \qquad L_{gen} = -\ln D(S) $$
 
@@ -219,11 +219,12 @@ def feature_discriminator_loss(logits: Float[Tensor, "*batch n"], target_logits:
 def choose_predictor(
     boxes: Float[Tensor, "*batch n 4"], small: Float[Tensor, "*batch n k"], large: Float[Tensor, "*batch n k"], *, threshold: float = 32.0
 ) -> Float[Tensor, "*batch n k"]:
-    r"""Takes what the predictor for small regions says of generated features, and for the other regions what the usual one says.
+    r"""Takes, for small regions, the prediction made from generated features, and for all others the usual prediction.
 
     $$ y = \begin{cases} y_s, & \sqrt{w h} < \tau \\ y_l, & \text{otherwise} \end{cases} $$
 
-    The two have the same shape, and the small one begins with the weights of the large one.
+    The predictor $y_s$ for small regions has the layers of the usual one, $y_l$, and begins with its weights; $w$ and $h$ are the sides of
+    the region.
 
     Args:
         boxes: the regions, absolute `(x1, y1, x2, y2)` in pixels.

@@ -25,16 +25,16 @@ def instance_switching(
     $$ I_1 \leftarrow (1 - \alpha_{2 \to 1})\, I_1 + \alpha_{2 \to 1}\, I_{2 \to 1}, \qquad
     I_2 \leftarrow (1 - \alpha_{1 \to 2})\, I_2 + \alpha_{1 \to 2}\, I_{1 \to 2} $$
 
-    $2 \to 1$ resizes the second object's box to the first one's, bilinearly. As each object takes the other's box and class, the
-    annotations stay what they were, but for what lies within a box (`carried_boxes`). What the new object does not cover remains of the
-    old one, which is why only objects of similar shape are switched (`switching_candidates`). The authors train with the new images beside
-    the old ones. No gradient passes through the boxes.
+    $2 \to 1$ resizes the second object's box to the first one's, bilinearly. As each object takes the other's box and both have one class,
+    the annotations stay as they were, except for what lies within a box (`carried_boxes`). What the new object does not cover remains of
+    the old one, which is why only objects of similar shape are switched (`switching_candidates`). The authors train with the new images
+    beside the old ones. No gradient passes through the boxes.
 
     Args:
         image: both images, `n` rows of `m` pixels; pad the smaller one.
         mask: the pixels of the object in each.
         boxes: the box around it, `(x1, y1, x2, y2)`, in whole pixels; pixel `i` reaches from `i` to `i + 1`.
-        alpha: how much of the object a pixel has, in [0, 1], as after a blur; by default the mask.
+        alpha: $\alpha$, how much of a pixel is the object, in [0, 1], as after a blur; by default the mask.
 
     Returns:
         Both images with the other's object.
@@ -75,7 +75,7 @@ def _source(side: Tensor, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
 def carried_boxes(
     boxes: Float[Tensor, "*batch n 4"], reference: Float[Tensor, "*batch 4"], target: Float[Tensor, "*batch 4"]
 ) -> tuple[Float[Tensor, "*batch n 4"], Bool[Tensor, "*batch n"]]:
-    r"""Takes along what lies within a switched object, as the tie of a person: in the other image it is annotated, too.
+    r"""Takes along what lies within a switched object, such as the tie of a person, so that it is annotated in the other image, too.
 
     $$ p' = t + \frac{s_t}{s_r}\,(p - r) $$
 
@@ -120,7 +120,7 @@ def switching_candidates(
         shape: masks $S$, cut out along the box and resized to a grid that all have in common.
         min_ratio: $r_{min}$, smallest ratio of the box areas.
         max_ratio: $r_{max}$, largest one.
-        max_difference: $\theta$, how many pixels of the grid may differ, as a share of either mask.
+        max_difference: $\theta$, how many pixels of the grid may differ, as a share of the smaller mask.
 
     Returns:
         True at `i, j` where object `i` may be switched with object `j`. As the ratios 0.3 and 3 are not inverse to each other, `j, i` may
@@ -158,7 +158,8 @@ def switching_weight(
         performance: of each class, as its AP; only the order counts.
 
     Returns:
-        Weights with sum 1 (0 without candidates), to draw pairs by: times a number of images, how many each pair should yield.
+        Weights with sum 1 (0 without candidates), by which pairs can be drawn; multiplied by a number of images, they say how many each
+        pair should yield.
 
     Raises:
         ValueError: the shapes do not fit together.
@@ -175,7 +176,7 @@ def switching_weight(
 def class_balanced_loss(
     logits: Float[Tensor, "*batch n c"], labels: Int[Tensor, "*batch n"], counts: Int[Tensor, "c"], *, beta: float = 0.9999
 ) -> Float[Tensor, "*batch n"]:
-    r"""Cross entropy that weighs a class the more the fewer objects it has; the authors train with it beside the new images.
+    r"""Cross entropy that gives a class more weight the fewer objects it has; the authors use it together with the new images.
 
     $$ L = -w_y \ln \frac{e^{x_y}}{\sum_c e^{x_c}}, \qquad w_c \propto \frac{1 - \beta}{1 - \beta^{n_c}}, \quad
     \frac{1}{C + 1} \sum_c w_c = 1 $$

@@ -38,10 +38,11 @@ def iou_uniform(
 
     $$ c' = c + (2 u - 1)\, o_k\, s, \qquad s' = (a_k + u'\,(b_k - a_k))\, s, \qquad l_k < \mathrm{IoU} \le h_k $$
 
-    Centre $c$ and size $s$ of a ground truth are changed at random, within a range that is narrower the higher the IoU interval $k$ is.
-    A box is accepted if its IoU lies in the interval and no other ground truth overlaps it more; the first accepted ones stay. The authors
-    try 500 boxes for each ground truth and interval. The chosen ones train the regressor and the branch that predicts the IoU, and the
-    classifier goes on with the proposals. No gradient passes through.
+    Centre $c$ and size $s$ of a ground truth are changed at random, within a range that is narrower the higher the IoU interval $k$ is: the
+    centre moves by up to $o_k$ sizes, a side is multiplied by $a_k$ to $b_k$, and the interval is from $l_k$ to $h_k$. A box is accepted if
+    its IoU lies in the interval and no other ground truth overlaps it more; the first accepted ones stay. The authors try 500 boxes for
+    each ground truth and interval. The chosen ones train the regressor and the branch that predicts the IoU; the classifier is still
+    trained with the proposals. No gradient passes through.
 
     Args:
         boxes: ground truths, absolute `(x1, y1, x2, y2)` in pixels.
@@ -49,7 +50,7 @@ def iou_uniform(
         interval: index of the IoU interval that it is meant for.
         valid: the ground truths to use; all by default.
         ranges: for each interval $l_k$, $h_k$, $o_k$, $a_k$, $b_k$; by default the authors' for 0.5 to 0.6, 0.7, 0.8 and 1.
-        image_size: width and height; the boxes are cut off there. Without it they are not.
+        image_size: width and height in pixels; the boxes are cut off there, or not at all if it is not given.
         quota: how many boxes of a ground truth stay in each interval; 16 by default.
         noise: $u$ for x and y, $u'$ for width and height, uniform in [0, 1); a fresh draw by default.
 

@@ -20,17 +20,17 @@ NEWTON_STEPS = 12
 def bounding_box_generator(
     boxes: Float[Tensor, "*batch n 4"], iou: Float[Tensor, "*batch n"], noise: Float[Tensor, "*batch n 5"] | None = None
 ) -> Float[Tensor, "*batch n 4"]:
-    r"""Draws for each box another one that overlaps it with at least a wanted IoU: first one corner, then the opposite one.
+    r"""Draws for each box another one that has at least a wanted IoU with it: first one corner, then the opposite one.
 
     The box $B$ is mapped to the unit square, which changes no IoU. A corner $(x_1, y_1)$ can still be completed to a box of IoU $T$ or more
-    if the best completion, the opposite corner of $B$ itself, has it. From the region of these corners one is drawn uniformly, then one
-    from the region that it leaves to the opposite corner:
+    if the best completion, the opposite corner of $B$ itself, has it. One is drawn uniformly from the region of these corners, then the
+    opposite one from the region that the first leaves to it:
 
     $$ (x_1, y_1) \sim \mathcal U\{\mathrm{IoU}([x_1, y_1, 1, 1], B) \ge T\}, \qquad
     (x_2, y_2) \sim \mathcal U\{\mathrm{IoU}([x_1, y_1, x_2, y_2], B) \ge T\} $$
 
-    Which corner comes first is tossed for. The regions are bounded by hyperbolas, so their areas left of a given $x$ have a closed form,
-    which Newton's method inverts: nothing is drawn in vain. No gradient passes through.
+    Which corner comes first is random. The regions are bounded by hyperbolas, so their areas left of a given $x$ have a closed form, which
+    Newton's method inverts; so no draw is rejected. No gradient passes through.
 
     Args:
         boxes: the boxes $B$ to overlap, absolute `(x1, y1, x2, y2)` in pixels.
@@ -72,8 +72,8 @@ def iou_quantile(
     Args:
         share: which part of the distribution lies below the IoU; a fresh `torch.rand` draws from it.
         weight: $v_k \ge 0$; equal ones by default, which is the uniform distribution.
-        lowest: smallest IoU to ask for, the threshold of a positive, in (0, 1].
-        highest: larger wanted IoUs are lowered to this.
+        lowest: $T_{min}$, smallest IoU to ask for, the threshold of a positive, in (0, 1].
+        highest: $T_{max}$, larger wanted IoUs are lowered to this.
 
     Returns:
         One wanted IoU for each number.
@@ -111,11 +111,11 @@ def positive_roi(
         labels: their classes $c$; the background gets no box if `class_weight` is given.
         iou: the wanted $T$, one for each box to make, as `iou_quantile` gives them; in any order that has nothing to do with the classes.
         valid: the ground truths to use; all by default.
-        class_weight: $w_c \ge 0$; equal for all classes by default.
+        class_weight: $w_c \ge 0$ of each of the `c` foreground classes; equal by default.
         noise: first what picks the ground truth (in strata, so that counts are within two of their expectation), then the five numbers of
             `bounding_box_generator`, all uniform in [0, 1); a fresh draw by default.
-        image_size: width and height; the boxes are cut off there, which leaves their IoU or raises it, as ground truths lie inside.
-            Without it they are not.
+        image_size: width and height in pixels; the boxes are cut off there, or not at all if it is not given. As ground truths lie inside,
+            a cut leaves the IoU as it is or raises it.
 
     Returns:
         The boxes and the index of each one's ground truth, in ascending order. An image without valid ground truths has boxes without area

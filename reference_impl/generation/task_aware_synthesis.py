@@ -25,15 +25,16 @@ def task_aware_synthesis(
     background: Float[Tensor, "*batch c n m"],
     transform: Float[Tensor, "*batch 6"],
 ) -> tuple[Float[Tensor, "*batch c n m"], Float[Tensor, "*batch n m"], Float[Tensor, "*batch 4"]]:
-    r"""Puts a cut-out object into an image where a network wants it: where the detector is worst, and it still looks real.
+    r"""Puts a cut-out object into an image where a network wants it: where the detector is worst and the image still looks real.
 
     $$ f \oplus b = \alpha' f' + (1 - \alpha')\, b, \qquad p' - p_c = R(\varphi) \begin{pmatrix} 1 & h \\ 0 & 1 \end{pmatrix}
     \begin{pmatrix} s_x & 0 \\ 0 & s_y \end{pmatrix} (p - p_c) + t $$
 
-    Object and mask are transformed alike around the centre $p_c$ of the image, between pixels bilinearly. The image is differentiable by
-    the transform, so the `SynthesiserNetwork` that predicts it learns from the loss of the detector and from the discriminator. Once the
-    synthesiser has moved, the detector is trained with the image and the box beside the real ones. So that it does not learn seams, the
-    authors put seams into the background, too: other backgrounds, pasted the same way, without a box.
+    Object $f$ and mask $\alpha$ are transformed alike around the centre $p_c$ of the image, with bilinear interpolation, and laid over the
+    scene $b$. The image is differentiable with respect to the transform, so the `SynthesiserNetwork` that predicts it learns from the loss
+    of the detector and from the discriminator. After each step of the synthesiser, the detector is trained with the image and its box
+    beside the real ones. So that it does not learn seams, the authors put seams into the background, too: they paste other backgrounds the
+    same way, without a box.
 
     Args:
         foreground: image of the object, `n` rows of `m` pixels.
@@ -64,19 +65,19 @@ def task_aware_synthesis(
 
 
 class SynthesiserNetwork(nn.Module):
-    """The first player: looks at object and scene through the same convolutions, and says where and how the object goes.
+    r"""The first player: looks at object and scene through the same convolutions, and says where and how the object goes.
 
-    It is trained with `synthesiser_loss` while the other two players stay as they are. At first it leaves the object alone. The authors'
-    network has a known classifier's layers for features.
+    It is trained with `synthesiser_loss` while the other two players stay as they are. At first it leaves the object as it is. The authors'
+    network takes its features from the layers of a known classifier.
 
     Args:
-        channels: of the images.
-        width: channels of the first convolution; each has twice as many as the one before.
-        hidden: width of the layer that sees both features.
-        max_degrees: largest angle.
-        max_shear: largest shear.
-        max_scale: by how much a scale may differ from 1.
-        max_shift: largest shift, as a share of the image.
+        channels: $C$ of the images.
+        width: $C_1$, channels of the first convolution; each has twice as many as the one before.
+        hidden: $C_h$, width of the layer that sees both features.
+        max_degrees: $\varphi_{max}$, largest angle to either side, in degrees.
+        max_shear: $h_{max}$, largest shear to either side.
+        max_scale: $s_{max} - 1$, by how much a scale may differ from 1.
+        max_shift: $t_{max}$, largest shift, as a share of the image.
     """
 
     def __init__(
@@ -116,8 +117,8 @@ class RealismNetwork(nn.Module):
     """The second player, the discriminator: tells real images from composed ones. It is trained with `discriminator_loss`.
 
     Args:
-        channels: of the images.
-        width: channels of the first convolution; each has twice as many as the one before.
+        channels: $C$ of the images.
+        width: $C_1$, channels of the first convolution; each has twice as many as the one before.
     """
 
     def __init__(self, *, channels: int = 3, width: int = 32) -> None:
@@ -157,7 +158,7 @@ def synthesiser_loss(loss: Float[Tensor, "*batch"], logits: Float[Tensor, "*batc
     $$ L_S = -L_T(f \oplus b) - \lambda \ln D(f \oplus b) $$
 
     Args:
-        loss: $L_T$, the detector's own loss on the composed image and its box; the detector is the third player, trained before.
+        loss: $L_T$, the detector's own loss on the composed image and its box; the detector, trained beforehand, is the third player.
         logits: what the `RealismNetwork` says of that image.
         realism: $\lambda$, weight of the discriminator.
 

@@ -13,7 +13,7 @@ __all__ = ["class_adaptive_threshold"]
 def class_adaptive_threshold(
     p: Float[Tensor, "*batch n c"], counts: Int[Tensor, "*batch c"], positives: Int[Tensor, "*batch"], negatives: Int[Tensor, "*batch"]
 ) -> Bool[Tensor, "*batch n c"]:
-    r"""Keeps the scores above the share of anchors that show their class in training: a rare class may score lower than a frequent one.
+    r"""Keeps a score that exceeds the share of training anchors of its class, so that a rare class may score lower than a frequent one.
 
     $$ p_c > \tau_c, \qquad \tau_c = \frac{N_{fg}}{N_{fg} + N_{bg}} \cdot \frac{n_c}{\sum_k n_k} $$
 
@@ -22,7 +22,7 @@ def class_adaptive_threshold(
     says before it has seen anything. What is kept goes on to non-maximum suppression.
 
     Args:
-        p: probability of each class for each anchor.
+        p: $p_c$, probability of each class for each anchor, in [0, 1].
         counts: training instances $n_c$ of each class, as `measure.boxes_per_class` counts those of an image.
         positives: number $N_{fg}$ of anchors of the training set that stand for an object, as for `optimal_bias`; `anchor_counts` beside it
             counts those of an image.

@@ -28,8 +28,9 @@ def anchor_counts(
         anchors: absolute `(x1, y1, x2, y2)` in pixels.
         boxes: ground truths, the same.
         valid: the ground truths that are no padding; by default all.
-        positive: an anchor with this IoU or more stands for an object, and so does one that no other surpasses for some ground truth.
-        negative: one with less IoU is background.
+        positive: $t_{fg}$, an anchor with this IoU or more stands for an object; so does the best anchor of each ground truth, or all that
+            are equally good.
+        negative: $t_{bg}$, an anchor with less IoU is background.
 
     Returns:
         The two numbers of each image.
@@ -53,7 +54,7 @@ def optimal_bias(
     count once over the training set, with the anchors and the matching of the detector; what the matching ignores is not counted.
 
     Args:
-        bias: of the last layer, one for each of the $C$ classes of an anchor; only its shape and dtype count.
+        bias: that of the last layer, one number $b$ for each of the $C$ classes of an anchor; only its shape and dtype count.
         positives: number $N_{fg}$ of anchors that stand for an object, as `anchor_counts` finds them in an image.
         negatives: number $N_{bg}$ of anchors that are background.
 

@@ -12,7 +12,7 @@ __all__ = ["effective_number", "shares"]
 
 @checked
 def shares(weight: Num[Tensor, "*batch n"]) -> Num[Tensor, "*batch n"]:
-    """The part of the whole that each element has; all 0 where there is nothing.
+    """The part of the whole that each element has, in [0, 1]; all 0 where there is nothing.
 
     Args:
         weight: counts or amounts, not negative.

@@ -1,4 +1,4 @@
-"""Feature-level imbalance, measured: what reaches each pyramid level, by how long a way, and how much of it a box gets.
+"""Feature-level imbalance, measured: what of the backbone reaches each level, through how many layers, and how many cells a box covers.
 
 The survey (Sec. 5.2) calls a pyramid balanced when low- and high-level features reach every level evenly, and asks (Sec. 5.4.1) for numbers
 on the abstractness, the coarseness and the cardinality of the levels.
@@ -35,8 +35,9 @@ def backbone_shares(pyramid: Pyramid, levels: Sequence[Tensor], noise: Sequence[
 
     $$ s_{ji} = \frac{\lVert \partial P_j / \partial C_i \rVert_F^2}{\sum_k \lVert \partial P_j / \partial C_k \rVert_F^2} $$
 
-    To first order this is the share of the variance of $P_j$ that independent noise of the same strength in every element of the backbone
-    causes through $C_i$. The norms are estimated without bias by the gradients of randomly weighted sums of $P_j$.
+    Suppose that every element of the backbone levels $C$ gets independent noise of the same strength. Then this is, to first order, the
+    share of the variance of the pyramid level $P_j$ that comes through $C_i$. The norms are estimated without bias by the gradients of
+    randomly weighted sums of $P_j$.
 
     Args:
         pyramid: backbone levels -> pyramid levels.
@@ -62,7 +63,7 @@ def cells_per_box(boxes: Float[Tensor, "*batch n 4"], level: Int[Tensor, "*batch
 
     Args:
         boxes: absolute `(x1, y1, x2, y2)` in pixels of the network's input.
-        level: $k$ of each box.
+        level: $k$ of each box: the level whose cells are $2^k$ pixels wide.
     """
     return torch.ldexp(box_area(boxes), -2 * level)
 
@@ -71,11 +72,11 @@ def cells_per_box(boxes: Float[Tensor, "*batch n 4"], level: Int[Tensor, "*batch
 def boxes_per_level(
     level: Int[Tensor, "*batch n"], valid: Bool[Tensor, "*batch n"], *, finest: int = 2, coarsest: int = 5
 ) -> Int[Tensor, "*batch levels"]:
-    """How many boxes train each level.
+    """How many boxes each level is trained on.
 
     Args:
-        level: of each box, from `finest` to `coarsest`.
-        valid: which boxes are no padding.
+        level: number of the level of each box, from `finest` to `coarsest`.
+        valid: which boxes count, all but the padding.
 
     Returns:
         A count for each level, finest first.

@@ -1,7 +1,8 @@
 """How boxes are distributed over the properties that the survey's eight problems are about: counts, one function a problem.
 
-Feature levels have `boxes_per_level`; the regression loss and the objective are distributions of a loss over examples and over tasks, and
-need no counting. `effective_number` turns each into how balanced it is. Boxes that are not `among` count nowhere.
+Feature levels have `boxes_per_level`. For the regression loss and the objective the distribution is that of a loss over examples or over
+tasks, so nothing has to be counted. `effective_number` says of any of these how balanced it is. Boxes are absolute `(x1, y1, x2, y2)` in
+pixels; labels run from 0 to `classes` - 1, and `classes` is the background. `among` says which boxes count: all but the padding, say.
 """
 
 import torch
