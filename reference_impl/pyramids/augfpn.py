@@ -19,24 +19,24 @@ TENTHS = (1, 2, 3)
 
 
 class AugFPN(nn.Module):
-    r"""Gives the coarsest level of an FPN a context to add to itself, as every other level has one above it.
+    r"""Adds context to the coarsest level of an FPN, which unlike the others has no coarser level to add.
 
     $$ X_r = \mathrm{up}\bigl(\mathrm{conv}_{1\times 1}^{r}(\mathrm{pool}_{rh \times rw}(C_5))\bigr), \qquad
     M_5 = \mathrm{conv}_{1\times 1}(C_5) + \sum_{r} \sigma(w_r) X_r, \qquad r \in \{0.1, 0.2, 0.3\} $$
 
-    Pooling takes the mean of each part, and keeps the shape of the image, whatever it is: ratio-invariant adaptive pooling. The logits
-    $w_r$, one a position and context, come from all three contexts stacked, by a 1 x 1 and a 3 x 3 convolution with a ReLU between:
-    adaptive spatial fusion. From $M_5$ on it is an FPN, which carries the context down to all levels.
+    Pooling takes the mean of each part; its output has $r$ times the height and width of $C_5$, and so its aspect ratio: ratio-invariant
+    adaptive pooling. The logits $w_r$, one for each position and context, come from all three contexts stacked, by a 1 x 1 and a 3 x 3
+    convolution with a ReLU between: adaptive spatial fusion. From $M_5$ on it is an FPN, which carries the context down to all levels.
 
-    In training, `ConsistentSupervision` learns from what `laterals` gives, so that maps are summed which mean the same; `fuse` goes on from
-    there, and `forward` is both.
+    In training, `ConsistentSupervision` detects from what `laterals` gives, so that the maps that are summed mean the same. `fuse` goes on
+    from the laterals, and `forward` does both.
 
     Args:
         channels: of the backbone levels $C_i$, finest first; for ResNet-50's $C_2$ to $C_5$ these are 256, 512, 1024 and 2048.
-        width: channels of every pyramid level.
-        extra_levels: how many coarser levels to add by taking every second location of the last.
-        convolve_extra: whether strided convolutions add them instead, as RetinaNet's do: the first reads $C_5$, and gets the mean of the
-            context, too; each other one the level before it.
+        width: $d$, channels of every pyramid level.
+        extra_levels: $n$, how many coarser levels to add by taking every second location of the last.
+        convolve_extra: whether strided convolutions add them instead, as RetinaNet's do: the first reads $C_5$, and gets the mean of
+            the context, too; each other one the level before it.
     """
 
     def __init__(self, channels: Sequence[int], *, width: int = 256, extra_levels: int = 0, convolve_extra: bool = False) -> None:
@@ -102,17 +102,17 @@ class AugFPN(nn.Module):
 
 
 class ConsistentSupervision(nn.Module):
-    r"""Detects from every lateral by itself, with the same layers, in training only: so all of them have to speak one language.
+    r"""Detects from every lateral by itself, with the same layers, in training only; so the features of all levels become comparable.
 
     Each box is pooled from every level, whatever its size, and passes two fully connected layers, then one for the classes and one for the
-    boxes. `consistent_supervision_loss` judges what comes out. At inference nothing of this is left.
+    boxes. `consistent_supervision_loss` is the loss of what comes out. At inference nothing of this is left.
 
     Args:
         channels: of the laterals.
         classes: number $C$ of foreground classes.
-        size: cells along each side of the pooled features.
-        hidden: units of the fully connected layers.
-        scale: size of the finest map relative to the image; each level is half as fine as the one before.
+        size: $s$, cells along each side of the pooled features.
+        hidden: $d_h$, units of the fully connected layers.
+        scale: $1 / s_2$, size of the finest map relative to the image; each level is half as fine as the one before.
     """
 
     def __init__(self, channels: int, classes: int, *, size: int = 7, hidden: int = 1024, scale: float = 0.25) -> None:
@@ -152,11 +152,12 @@ def consistent_supervision_loss(
     *,
     weight: float = 0.25,
 ) -> tuple[Float[Tensor, "*batch k n"], Float[Tensor, "*batch k n"]]:
-    r"""Asks the same of every level: the class of each box and its place, by the targets of the detector itself.
+    r"""Asks the same of every level: the class of each proposal and its offsets, by the targets of the detector itself.
 
     $$ L_k = \lambda \left( -\ln \mathrm{softmax}(x_k)_y + [y < C] \sum_i \mathrm{smooth}_{L1}(t_{k,i} - \hat t_i) \right) $$
 
-    The losses of all levels are added to those of the detector, each divided by the number of boxes.
+    for a proposal at level $k$. The losses of all levels, each summed and divided by the number of proposals, are added to those of the
+    detector.
 
     Args:
         logits: $x_k$ of $C + 1$ classes from each of the levels, background last.

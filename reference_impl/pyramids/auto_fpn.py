@@ -27,15 +27,15 @@ class AutoFPN(nn.Module):
 
     $$ P_i = \sum_j o_{ij}\bigl(\mathrm{resize}(\mathrm{conv}_{1\times 1}(C_j))\bigr) $$
 
-    A connection is missing, a skip, a dilated convolution or a separable one: none, skip, dilated_3x3_rate_2, dilated_5x5_rate_2,
-    dilated_3x3_rate_3, dilated_5x5_rate_3, separable_3x3 or separable_5x5. So a low level may be one operation away from the coarsest
-    output, and far from an output that has no use for it. A convolution is of each channel alone, then of all channels at each location,
-    after a ReLU and before a normalisation; a separable one is two of these.
+    A connection $o_{ij}$ is missing, a skip, a dilated convolution or a separable one, by name: none, skip, dilated_3x3_rate_2,
+    dilated_5x5_rate_2, dilated_3x3_rate_3, dilated_5x5_rate_3, separable_3x3 or separable_5x5. So a low level may be one operation away
+    from the coarsest output, and far from an output that has no use for it. A dilated one is a ReLU, a convolution of each channel alone, a
+    1x1 convolution of all channels and a normalisation; a separable one is two of these without dilation.
 
     Args:
         channels: of the backbone levels $C_j$, finest first.
         genotype: a row for each pyramid level, finest first: the names of $o_{i1}, o_{i2}, \ldots$, as `AutoFPNSearch.genotype` gives them.
-        width: channels of every pyramid level.
+        width: $d$, channels of every pyramid level.
 
     Raises:
         ValueError: a row has not one name for each backbone level, only missing connections, or a name of no operation.
@@ -63,16 +63,16 @@ class AutoFPN(nn.Module):
 
 
 class AutoFPNSearch(nn.Module):
-    r"""The network in which such a pyramid is searched: every connection is all operations at once, by weights that are learnt.
+    r"""The network in which such a pyramid is searched: every connection computes all operations at once and sums them by learned weights.
 
     $$ P_i = \sum_j \sum_o \mathrm{softmax}_o(\alpha_{ij})\, o_{ij}\bigl(\mathrm{resize}(\mathrm{conv}_{1\times 1}(C_j))\bigr) $$
 
-    Thus the detector's loss has a gradient on the choice of connections: on $\alpha$, the parameter `architecture`, which is trained on
-    images held out from the training of all the rest, in turns with it. The `genotype` found then makes an `AutoFPN`.
+    Thus the detector's loss has a gradient on the choice of connections: on $\alpha$, the parameter `architecture`. It is trained in turn
+    with all other parameters, on images that are held out from them. The `genotype` found then makes an `AutoFPN`.
 
     Args:
         channels: of the backbone levels $C_j$, finest first.
-        width: channels of every pyramid level.
+        width: $d$, channels of every pyramid level.
     """
 
     def __init__(self, channels: Sequence[int], *, width: int = 256) -> None:

@@ -15,20 +15,20 @@ class BalancedFeaturePyramid(nn.Module):
 
     $$ M = \frac{1}{L} \sum_i \mathrm{resize}(P_i), \qquad P_i' = P_i + \mathrm{resize}(R(M)) $$
 
-    Integrating has no parameters: all levels are brought to one size, finer ones by the maximum of each part, coarser ones by the nearest
-    value. $R$ refines the mean by a non-local block, in which each location looks at all others:
+    $P_i$ are the $L$ levels and $M$ is their mean, which has no parameters: all levels are brought to one size, finer ones by the maximum
+    of each part, coarser ones by the nearest value. $R$ refines the mean by a non-local block, in which each location looks at all others:
 
     $$ R(x)_u = x_u + W_o \sum_v a_{uv}\,W_g x_v, \qquad a_{uv} = \mathop{\mathrm{softmax}}_v\,\langle W_\theta x_u, W_\phi x_v \rangle $$
 
-    $W_o$ starts at 0, so that training starts from the mean itself. Less stable, as the authors find, is to refine by a 3x3 convolution and
-    a ReLU, with which each location looks at its neighbours alone.
+    $W_o$ starts at 0, so that training starts from the mean itself. The other way to refine, $R(x)=\max(0,\mathrm{conv}_{3\times 3}(x))$,
+    is a 3x3 convolution and a ReLU, by which each location sees only its neighbours; the authors find it less stable.
 
     Args:
         levels: how many levels there are.
-        width: channels of every level.
-        refine_level: the level, counted from the finest as 0, at whose size the mean is taken.
+        width: $d$, channels of every level.
+        refine_level: $r$, the level, counted from the finest as 0, at whose size the mean is taken.
         refine: whether the mean is refined; without that the method has no parameters at all.
-        attend: whether by the non-local block; otherwise by the convolution.
+        attend: whether the mean is refined by the non-local block; otherwise by the convolution.
 
     Raises:
         ValueError: there is no level `refine_level`.

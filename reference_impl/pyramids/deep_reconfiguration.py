@@ -11,19 +11,20 @@ __all__ = ["DeepReconfiguration"]
 
 
 class DeepReconfiguration(nn.Module):
-    r"""Adds to each backbone level what all levels together have to say to it, by one non-linear step instead of many linear ones.
+    r"""Adds to each backbone level a residual that is made of all levels together, in one non-linear step instead of many linear ones.
 
     $$ X_i = [\mathrm{resize}(C_j)]_j, \qquad s_i = \sigma\bigl(W_2\,\mathrm{ReLU}(W_1\,\mathrm{mean}_u X_{i,u})\bigr), \qquad
     P_i = C_i + \mathrm{conv}_{1\times 1,\,3\times 3,\,1\times 1}(s_i\,X_i) $$
 
-    $s_i$, one number a channel, is global attention: squeeze and excitation of the whole image. The three convolutions, with a ReLU
-    between them, are local reconfiguration. Every level has a gate and convolutions of its own, so no level waits for another one.
+    $X_i$ stacks all levels at the size of level $i$. $s_i$, one number for each of its channels, is global attention: squeeze and
+    excitation of the mean over all locations $u$ by two fully connected layers, $W_1$ and $W_2$. The three convolutions, with a ReLU
+    between them, are local reconfiguration. Every level has a gate and convolutions of its own, so no level has to wait for another one.
 
     Args:
         channels: of the backbone levels $C_i$, finest first; each output has those of its level. 512, 1024 and 2048 for ResNet-50's $C_3$
             to $C_5$.
-        width: channels within the local reconfiguration.
-        reduction: how many channels of $X$ share one squeezed number.
+        width: $d$, channels within the local reconfiguration.
+        reduction: $r$, how many channels of $X$ share one squeezed number.
     """
 
     def __init__(self, channels: Sequence[int], *, width: int = 256, reduction: int = 16) -> None:

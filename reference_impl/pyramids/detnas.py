@@ -28,8 +28,9 @@ class DetNAS(nn.Module):
 
     As in ShuffleNetV2, a block leaves every second channel as it is and convolves the others. Its branch $f$ is a 1x1 convolution, one of
     3x3, 5x5 or 7x7 of each channel alone, and another 1x1 one; or, as in Xception, three times a 3x3 of each channel and a 1x1. The first
-    block of a stage takes every second location, and has a branch $s$ of the same size in place of the channels left alone. Early stages
-    were found to like large kernels, late ones depth. The network is trained to classify first; FPN then runs over its four maps.
+    block of a stage takes every second location, and has a branch $s$ of the same size in place of the channels left alone. The search
+    chose large kernels in the early stages and Xception blocks, which are deeper, in the late ones. The network is first trained to
+    classify; FPN then runs over its four maps.
 
     Args:
         architecture: names of all blocks, first to last: shuffle_3x3, shuffle_5x5, shuffle_7x7 or xception_3x3.
@@ -72,12 +73,12 @@ class DetNAS(nn.Module):
 class DetNASSearch(nn.Module):
     """The network in which such a backbone is searched: every block is there in all its forms, and each call goes through one of them.
 
-    It is trained on architectures drawn evenly, `random_architecture`, first to classify and then within the detector, so that no form of
-    a block relies on one form of the next. A candidate is then judged by the accuracy of the detector with it, at the weights that it has
-    here, and `evolve` finds the best.
+    In each training step it runs an architecture drawn at random, by `random_architecture`, so that no form of a block relies on one form
+    of the next; it learns first to classify, then to detect. A candidate is then judged by the accuracy of the detector with it, at the
+    weights that it has here, and `evolve` finds the best.
 
     Args:
-        blocks: how many each stage has.
+        blocks: how many blocks each stage has.
         widths: channels of the first convolution, then of each stage.
     """
 
@@ -104,7 +105,7 @@ class DetNASSearch(nn.Module):
         return found
 
     def random_architecture(self, noise: Tensor | None = None) -> list[str]:
-        """An architecture by numbers in [0, 1), one for each block: `noise` `[n]`, drawn evenly by default."""
+        """An architecture at random, by `noise` `[n]`, a number in [0, 1) for each block; a fresh draw by default."""
         noise = torch.rand(len(self.forms)) if noise is None else noise
         return [CANDIDATES[k] for k in (noise * len(CANDIDATES)).long().tolist()]
 
@@ -134,15 +135,15 @@ class DetNASSearch(nn.Module):
         mutated: int = 20,
         crossed: int = 20,
     ) -> list[list[str]]:
-        """The architectures with the highest `measure`, best first, found by judging a `population` of new ones in each of some `rounds`.
+        """The architectures with the highest `measure`, best first, found by judging a `population` of new ones in each round.
 
-        In the first round all are drawn evenly. In each later one some are the best so far, `mutated`, some are two of these, `crossed`,
-        and the rest is drawn evenly. What was judged before, or does not fit, is drawn again, up to ten times for each place; what comes
-        twice in a round is judged once.
+        In the first round all are drawn at random. In each later round some are mutations of the best so far, some are crossings of two of
+        these, and the rest is drawn at random. What was judged before, or does not fit, is drawn again, up to ten times for each place;
+        what comes twice in a round is judged once.
 
         Args:
-            measure: of an architecture, as the accuracy of the detector on held-out images; called once for each.
-            fits: whether an architecture may be judged at all, as one with few enough operations.
+            measure: gives the quality of an architecture, such as the accuracy of the detector on held-out images; called once for each.
+            fits: says whether an architecture may be judged at all, such as one with few enough operations.
             rounds: how often candidates are judged.
             population: how many in a round.
             kept: how many are the best so far, and are returned.

@@ -17,16 +17,16 @@ class DetNet(nn.Module):
 
     The branch $f$ has kernels of 1, 3 and 1, the middle one with dilation 2. Every convolution is normalised. Each stage begins with a
     block whose shortcut $s$ is a 1x1 convolution, although neither size nor channels change: that makes it a stage of its own; in the
-    blocks after it the shortcut is the input itself. Dilation makes up for the stride in the receptive field, and the channels do not
-    grow, which keeps the large maps affordable.
+    blocks after it the shortcut is the input itself. Dilation widens the receptive field as a stride would, and the channels do not grow,
+    which keeps the large maps affordable.
 
     These are the stages of DetNet-59 from the fifth on; its first four are those of ResNet-50. The whole network is trained to classify
     first, so that a detector finds both stages trained. FPN then runs over $C_2$ to $C_6$, where the last three maps have the same size.
 
     Args:
         channels: of the one map that is read, $C_4$.
-        width: channels inside a block; each stage has four times as many.
-        blocks: how many blocks a stage has.
+        width: $w$, channels inside a block; each stage has four times as many.
+        blocks: $n$, how many blocks a stage has.
     """
 
     def __init__(self, channels: Sequence[int], *, width: int = 256, blocks: int = 3) -> None:

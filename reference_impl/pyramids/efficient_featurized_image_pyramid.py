@@ -19,14 +19,15 @@ class EfficientFeaturizedImagePyramid(nn.Module):
     $$ y_l = \mathrm{conv}\left(\max\left(0,\; x_l \odot A_l(I_l) + \mathrm{conv}_{s=2}(y_{l-1})\right)\right),
     \qquad I_l = \mathrm{pool}(I_{l-1}) $$
 
-    $A_l$ is a light network on the image at the level's size: pairs of a 3x3 and a 1x1 convolution, two for the finest level, three for
-    the others, a quarter as wide as the level inside. The product is the attention of features; the sum, from the second level on, the
-    forward fusion. Every convolution is normalised, and rectified but for the last of $A_l$ and the strided one. Levels of layers that are
-    not normalised, as VGG's, are normalised before the product. The detector predicts from $y_l$, and from coarser levels as they are.
+    $x_l$ is a level of the detector, $y_l$ what it becomes, and $A_l$ a light network on the image at the level's size: pairs of a 3x3 and
+    a 1x1 convolution, two for the finest level, three for the others, a quarter as wide as the level inside. The product is the attention
+    of features; the sum, from the second level on, the forward fusion. Every convolution is normalised, and rectified but for the last of
+    $A_l$ and the strided one. Levels of layers that are not normalised, as VGG's, are normalised before the product. The detector predicts
+    from $y_l$, and from coarser levels as they are.
 
     Args:
         channels: of the levels, finest first, at strides 8, 16 and so on; in the authors' network 512, 1024, 512 and 256.
-        raw: how many of the finest levels come from layers without normalisation.
+        raw: $r$, how many of the finest levels come from layers without normalisation.
     """
 
     def __init__(self, channels: Sequence[int], *, raw: int = 2) -> None:

@@ -24,8 +24,8 @@ class FPN(nn.Module):
 
     Args:
         channels: of the backbone levels $C_i$, finest first; for ResNet-50's $C_2$ to $C_5$ these are 256, 512, 1024 and 2048.
-        width: channels of every pyramid level.
-        extra_levels: how many coarser levels to add by taking every second location of the last.
+        width: $d$, channels of every pyramid level.
+        extra_levels: $e$, how many coarser levels to add by taking every second location of the last.
     """
 
     def __init__(self, channels: Sequence[int], *, width: int = 256, extra_levels: int = 0) -> None:
@@ -65,15 +65,17 @@ def roi_level(
 
     $$ k = \left\lfloor k_0 + \log_2 \frac{\sqrt{wh}}{224} \right\rfloor $$
 
-    A size of exactly $224 \cdot 2^j$ belongs to the coarser of its two levels, up to a millionth of its size. Boxes beyond the finest or
-    coarsest level, and those without area, get the nearest one there is.
+    for a box of $w$ by $h$ pixels, with 224 as `canonical_size`. A size of exactly $224 \cdot 2^j$, or less by up to a millionth, belongs
+    to the coarser of its two levels. Boxes beyond the finest or the coarsest level get the nearest level there is; those without area get
+    the finest.
 
     Args:
         boxes: absolute `(x1, y1, x2, y2)` in pixels of the network's input.
-        finest: number of the finest level, 2 for $P_2$.
-        coarsest: number of the coarsest level.
-        canonical_size: side of a square that is pooled from `canonical_level`: what the backbone saw when it was trained to classify.
-        canonical_level: $k_0$.
+        finest: $k_{\min}$, number of the finest level, 2 for $P_2$.
+        coarsest: $k_{\max}$, number of the coarsest level.
+        canonical_size: $s_0$, side of a square that is pooled from `canonical_level`: what the backbone saw when it was trained to
+            classify.
+        canonical_level: $k_0$, number of the level for that size.
 
     Returns:
         $k$ of each box, from `finest` to `coarsest`.

@@ -14,19 +14,19 @@ UP = ((3, 3), (5, 3), (5, 3), (3, 3))
 
 
 class HitDetector(nn.Module):
-    r"""Leads features down and up again as a path aggregation network, with receptive fields that a search has found best.
+    r"""Leads features from coarse to fine and back, as a path aggregation network does, with receptive fields that a search has chosen.
 
     $$ M_i = f_i(C_i) + \mathrm{up}(M_{i+1}), \qquad N_2 = g_2(M_2), \qquad
     N_{i+1} = \mathrm{conv}_{3\times 3}\bigl(g_{i+1}(M_{i+1}) + \mathrm{maxpool}(N_i)\bigr) $$
 
-    The cells $f_i$ and $g_i$ are dilated convolutions of each channel alone, then of all channels at each location, both normalised, the
-    first one rectified; one that keeps the number of channels adds its input. Backbone, neck and head of the detector were searched
-    together; with another backbone this is the neck alone.
+    $f_i$ and $g_i$ are cells: a dilated convolution of each channel alone, then a 1x1 convolution of all channels, both normalised, the
+    first one rectified. A cell that keeps the number of channels adds its input. Backbone, neck and head of the detector were searched
+    together; here is the neck alone, for any backbone.
 
     Args:
         channels: of the backbone levels $C_2$ to $C_5$, finest first; 48, 96, 256 and 2048 with the backbone that was found.
-        width: channels of every pyramid level.
-        extra_levels: how many coarser levels to add by taking every second location of the last.
+        width: $w$, channels of every pyramid level.
+        extra_levels: $n$, how many coarser levels to add by taking every second location of the last.
     """
 
     def __init__(self, channels: Sequence[int], *, width: int = 256, extra_levels: int = 0) -> None:

@@ -32,11 +32,11 @@ class MultiLevelFPN(nn.Module):
 
     Args:
         channels: of two backbone levels, the finer first; 512 and 1024 with VGG-16, 1024 and 2048 with ResNet.
-        width: channels of a pyramid; each level of the result has `modules` times as many.
-        shallow_width: channels that the finer backbone level is reduced to.
-        deep_width: channels that the coarser one is reduced to.
+        width: $d$, channels of a pyramid; each level of the result has `modules` times as many.
+        shallow_width: $d_s$, channels that the finer backbone level is reduced to.
+        deep_width: $d_d$, channels that the coarser one is reduced to.
         modules: number $L$ of pyramids.
-        scales: how many levels a pyramid has.
+        scales: $S$, how many levels a pyramid has.
         normalise: whether the finest level of the result is normalised over the batch, as the authors do before they detect in it.
     """
 

@@ -15,17 +15,19 @@ __all__ = ["ContextInjection", "MultiScaleContextualFeatures"]
 
 
 class MultiScaleContextualFeatures(nn.Module):
-    r"""Looks at a small copy of the image through windows of several widths: context that a backbone's early map does not have.
+    r"""Looks at a small copy of the image through windows of three widths, for context that a backbone's early map does not have.
 
     $$ S = \mathrm{conv}_{1}\left(\left[\mathrm{conv}_{3,\,d}(z)\right]_{d = 1, 2, 4}\right),
     \qquad z = \mathrm{conv}_{1}(\mathrm{conv}_{3}(\mathrm{pool}(I))) $$
 
-    Each of the three begins with a 1x1 convolution of its own that leaves a quarter of the channels. Every convolution is normalised and
-    rectified, but the last, which is normalised only. `ContextInjection` multiplies the result into the detector's levels.
+    $I$ is the image, $d$ the dilation. Each of the three windows begins with a 1x1 convolution of its own that leaves a quarter of the
+    channels. Every convolution is normalised and rectified, but the last, which is normalised only. `ContextInjection` multiplies the
+    result into the detector's levels.
 
     Args:
-        width: channels of the result, as many as the detector's finest level has; a quarter of them, and a quarter of that, are inside.
-        stride: of that level. The image is reduced to its size by the maximum over squares of this side; what is left over is cut off.
+        width: $w$, channels of the result, as many as the detector's finest level has; a quarter of them, and a quarter of that, are
+            inside.
+        stride: $s$ of that level. The image is reduced to its size by the maximum over squares of this side; what is left over is cut off.
     """
 
     def __init__(self, *, width: int = 512, stride: int = 8) -> None:
@@ -56,7 +58,7 @@ class ContextInjection(nn.Module):
 
     Args:
         channels: of the levels, finest first; in the authors' network with VGG 512, 1024, 256 and 256.
-        raw: how many of the finest levels come from layers without normalisation: 2 with VGG, 0 with ResNet.
+        raw: $r$, how many of the finest levels come from layers without normalisation: 2 with VGG, 0 with ResNet.
     """
 
     def __init__(self, channels: Sequence[int], *, raw: int = 2) -> None:

@@ -26,7 +26,7 @@ FINEST, BACKBONE = 3, 3
 
 
 class NASFPN(nn.Module):
-    r"""Joins levels as a search has found it best: seven cells that each merge two maps, and the whole of it several times over.
+    r"""Joins levels as a search has found best: by seven cells that each merge two maps, all repeated several times.
 
     $$ \mathrm{sum}(x, y) = x + y, \qquad \mathrm{attention}(x, y) = x + \sigma(\max_{u} x_u)\,y $$
 
@@ -37,8 +37,8 @@ class NASFPN(nn.Module):
 
     Args:
         channels: of the backbone levels $C_3$, $C_4$ and $C_5$; with ResNet-50 512, 1024 and 2048.
-        width: channels of every pyramid level.
-        stacks: how many times the seven cells follow each other.
+        width: $d$, channels of every pyramid level.
+        stacks: $n$, how many times the seven cells follow each other.
     """
 
     def __init__(self, channels: Sequence[int], *, width: int = 256, stacks: int = 7) -> None:

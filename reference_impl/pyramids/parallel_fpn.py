@@ -19,13 +19,13 @@ class ParallelFPN(nn.Module):
 
     $F$ stacks the backbone's last maps at the size of the largest; its pooled copies $F_i$ are means of ever larger parts. A bottleneck
     reduces each to `width` channels. Then a level's context module sees its own $F_i$ in full and the reduced maps of all others, brought
-    to its size by means or by bilinear interpolation. Each convolution reads a normalised and rectified map, and the outputs are such
-    maps; the one-stage detector that refines its anchors predicts a first time from the rectified $R_i$, which `reduced` gives.
+    to its size by means or by bilinear interpolation. Each convolution reads a normalised and rectified map, and the outputs are such maps;
+    a detector that refines its anchors makes its first prediction from the rectified $R_i$, which `reduced` gives before the activation.
 
     Args:
         channels: of the backbone maps that are stacked, finest first, before their activation; with VGG-16 512, 512 and 1024.
-        width: channels of every level, and of each backbone map in the stack.
-        scales: how many levels are made.
+        width: $C_L$, channels of every level, and of each backbone map in the stack.
+        scales: $N$, how many levels are made.
     """
 
     def __init__(self, channels: Sequence[int], *, width: int = 256, scales: int = 4) -> None:

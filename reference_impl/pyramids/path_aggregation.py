@@ -16,12 +16,12 @@ class PathAggregation(nn.Module):
     $$ N_2 = P_2, \qquad N_{i+1} = \max\Bigl(0,\; \mathrm{conv}_{3\times 3}\bigl(P_{i+1} +
     \max(0,\; \mathrm{conv}_{3\times 3,\,s=2}(N_i))\bigr)\Bigr) $$
 
-    Without it, edges and corners reach the coarsest level through the whole backbone only. The levels $N_i$ take the place of $P_i$, and
+    Without it, edges and corners reach the coarsest level only through the whole backbone. The levels $N_i$ take the place of $P_i$, and
     all but the first are rectified; the method's other half, `heads.adaptive_feature_pooling`, pools each box from all of them.
 
     Args:
         levels: how many levels there are.
-        width: channels of every level.
+        width: $d$, channels of every level.
     """
 
     def __init__(self, levels: int, *, width: int = 256) -> None:

@@ -16,15 +16,15 @@ class PyramidConvolution(nn.Module):
     $$ y_l = \max\left(0,\; \mathrm{norm}\left(w_0 * x_l + w_{-} *_{s=2} x_{l-1} + \mathrm{up}(w_{+} * x_{l+1})\right)\right) $$
 
     $x_{l-1}$ is the finer map, read with stride 2, and $x_{l+1}$ the coarser one, upsampled bilinearly after its convolution, corners on
-    corners. At the ends of the pyramid the missing term is left out. The three kernels are the same at all levels. The normalisation is
-    one, too: its mean and variance are those of all locations of all levels together. A layer carries information one level up and one
-    level down; detectors with one stage put four of them in place of the convolutions of their head.
+    corners. At the ends of the pyramid the missing term is left out. The three kernels, $w_-$, $w_0$ and $w_+$, are the same at all levels.
+    The normalisation is one, too: its mean and variance are those of all locations of all levels together. A layer carries information one
+    level up and one level down; detectors with one stage put four of them in place of the convolutions of their head.
 
     Args:
         levels: how many levels there are.
-        width: channels of every level.
-        layers: how many pyramid convolutions follow each other.
-        integrated_norm: whether there is a normalisation over the whole pyramid; without it, small batches are no matter.
+        width: $d$, channels of every level.
+        layers: $n$, how many pyramid convolutions follow each other.
+        integrated_norm: whether there is a normalisation over the whole pyramid; without it, small batches do no harm.
     """
 
     def __init__(self, levels: int, *, width: int = 256, layers: int = 4, integrated_norm: bool = True) -> None:

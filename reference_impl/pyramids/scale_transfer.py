@@ -23,15 +23,15 @@ class ScaleTransfer(nn.Module):
 
     $$ P^{(r)}_{c,\,ry + i,\,rx + j} = F_{c r^2 + r i + j,\,y,\,x} $$
 
-    is the scale-transfer layer for a level $r$ times as large; a level $k$ times smaller has the means of $k \times k$ cells. The last map
-    of a DenseNet stacks what all its layers made, from early to late. Each level sees the channels of the layers up to one of them, the
-    largest level all of them: of DenseNet-169's 1664 channels they see 1664, 1440, 1280, 1120, 960 and 800, and of another map the same
-    shares, rounded down to what the layer can turn into cells. The larger network, for images of 513 pixels, has seven levels, which see
-    1664, 1600, 1440, 1280, 1120, 960 and 800.
+    is the scale-transfer layer: a level $P^{(r)}$ that is $r$ times as large as the map $F$ takes its cells from $r^2$ channels. A level
+    that is $k$ times smaller has the means of $k \times k$ cells. The last map of a DenseNet stacks what all its layers made, from early to
+    late. Each level sees the channels of the layers up to one of them, the largest level all of them: of DenseNet-169's 1664 channels they
+    see 1664, 1440, 1280, 1120, 960 and 800, and of another map the same shares, rounded down to what the layer can turn into cells. The
+    larger network, for images of 513 pixels, has seven levels, which see 1664, 1600, 1440, 1280, 1120, 960 and 800.
 
     Args:
         channels: of the one map that is read, in a list; 1664 in the paper's network.
-        count: how many levels there are, 6 or 7.
+        count: $L$, how many levels there are, 6 or 7.
     """
 
     def __init__(self, channels: Sequence[int], *, count: int = 6) -> None:

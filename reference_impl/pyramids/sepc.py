@@ -12,7 +12,7 @@ __all__ = ["SEPC", "SEPCBranch"]
 
 
 class SEPC(nn.Module):
-    r"""Convolves over space and scale at once, and lets the shared kernel find at each coarser level the extent it has at the finest.
+    r"""Convolves over space and scale at once, and lets the shared kernel deform at coarser levels to the extent it has at the finest.
 
     $$ y_l = \max\left(0,\; \mathrm{norm}\left(w_0 *_{\Delta} x_l + w_{-} *_{\Delta,\,s=2} x_{l-1} +
     \mathrm{up}(w_{+} *_{\Delta} x_{l+1})\right)\right) $$
@@ -27,8 +27,8 @@ class SEPC(nn.Module):
 
     Args:
         levels: how many levels there are.
-        width: channels of every level.
-        layers: how many layers follow each other.
+        width: $d$, channels of every level.
+        layers: $n$, how many layers follow each other.
     """
 
     def __init__(self, levels: int, *, width: int = 256, layers: int = 4) -> None:
@@ -59,7 +59,7 @@ class SEPCBranch(nn.Module):
 
     Args:
         levels: how many levels there are.
-        width: channels of every level.
+        width: $d$, channels of every level.
     """
 
     def __init__(self, levels: int, *, width: int = 256) -> None:

@@ -32,7 +32,7 @@ class Trident(nn.Module):
     Args:
         channels: of the one map that is read; its blocks' inner width is a quarter of them.
         dilations: one branch for each.
-        blocks: how many blocks each branch has: 22 for ResNet-101, 5 for ResNet-50.
+        blocks: $n$, how many blocks each branch has: 22 for ResNet-101, 5 for ResNet-50.
     """
 
     def __init__(self, channels: Sequence[int], dilations: Sequence[int] = (1, 2, 3), *, blocks: int = 22) -> None:
@@ -108,7 +108,7 @@ def scale_aware_assignment(
 ) -> Int[Tensor, "*batch n"]:
     r"""Takes out of a branch's training the anchors that overlap a ground truth of another branch, which are neither object nor background.
 
-    $$ \max_{i \notin \text{range}} \mathrm{IoU}(a, \bar B_i) > 0.3 \;\Rightarrow\; a \text{ is ignored} $$
+    $$ \max_{i \notin \text{range}} \mathrm{IoU}(a, \bar B_i) > t \;\Rightarrow\; a \text{ is ignored} $$
 
     It does so whatever the anchor has been assigned to; it is applied once for each branch, to the one assignment that all of them share,
     and before anchors are sampled.
@@ -117,7 +117,7 @@ def scale_aware_assignment(
         assigned: index of each anchor's ground truth, -1 for background, -2 for ignored.
         iou: of each anchor with each ground truth.
         in_range: the ground truths that belong to this branch, one column of `scale_aware_boxes`.
-        threshold: IoU above which an anchor is ignored.
+        threshold: $t$, IoU above which an anchor is ignored.
 
     Returns:
         The assignment for this branch.
@@ -142,9 +142,9 @@ def scale_aware_detections(
         scores: in [0, 1], for each class and box of each branch; the last class is background and is never detected.
         boxes: absolute `(x1, y1, x2, y2)`, the same for all classes, in the pixels that `ranges` are in.
         ranges: the smallest and the largest size of each branch, as in `scale_aware_boxes`.
-        lowest_score: a box with less is not detected.
-        max_overlap: IoU above which a box discards a worse one of its class.
-        limit: how many detections an image has at most, of all classes and branches.
+        lowest_score: $s_{min}$, a box with less is not detected.
+        max_overlap: $u$, IoU above which a box discards a worse one of its class.
+        limit: $N$, how many detections an image has at most, of all classes and branches.
 
     Returns:
         Which box is a detection of which class.

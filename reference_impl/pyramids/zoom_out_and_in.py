@@ -22,9 +22,10 @@ class ZoomOutAndIn(nn.Module):
 
     $$ B_5 = I_5(C_5), \qquad B_4 = \mathrm{conv}_1(\mathrm{up}(B_5)), \qquad B_3 = \mathrm{conv}_1(\mathrm{up}(I_4(B_4))) $$
 
-    The backbone zooms out, this chain zooms in. $I_k$ are two Inception modules as the backbone has them there; upsampling is a bilinear
-    deconvolution, which is not learned, and $B_k$ has the channels of $C_k$. Equal sizes are stacked. Far apart as the two are, the map
-    attention decision (MAD) of the level asks the deepest map which channels of either matter in this image:
+    The backbone zooms out, this chain zooms in. $I_k$ are two Inception modules like those of the backbone at that level; upsampling is a
+    bilinear deconvolution, which is not learned, and $B_k$ has the channels of $C_k$. $C_k$ and $B_k$, which have equal sizes, are stacked.
+    As the two are far apart in depth, the map attention decision (MAD) of the level asks the deepest map which channels of either matter in
+    this image:
 
     $$ P_k = \mu_k \odot [C_k, B_k], \qquad \mu_k = \sigma\Bigl(\overline{\mathrm{conv}_{3}(\max(0, \mathrm{conv}_1(C_5)))}\Bigr), \qquad
     P_5 = C_5 $$
@@ -35,7 +36,7 @@ class ZoomOutAndIn(nn.Module):
         channels: of the backbone levels, finest first; all but the finest have at least 7. With Inception v2 they are 320, 608 and 1024,
             and the branches of the modules have that network's widths; with other numbers the same shares, rounded down.
         attention: whether MAD weighs the channels; without it they are stacked as they are.
-        reduction: by what the number of channels of the deepest map is divided inside MAD.
+        reduction: $r$, by what the number of channels of the deepest map is divided inside MAD.
     """
 
     kernel: Tensor
