@@ -21,16 +21,17 @@ class AdaptiveFeaturePooling(nn.Module):
     $$ h = \max_l \mathrm{relu}(\mathrm{GN}_l(W_l\, \mathrm{pool}(P_l, b) + a_l)), \qquad
     y = \mathrm{relu}(\mathrm{GN}(W h + a)) $$
 
-    The maximum is taken element by element between the first and the second fully connected layer of the box head; the first is one of its
-    own for each level. For each element, the gradient goes to the level that is strongest there. `y` goes to a classifier and a regressor.
+    for a box $b$ on the levels $P_l$, with group normalisation GN. The first fully connected layer, with weights $W_l$ and bias $a_l$, is
+    one of its own for each level; the second, $W$ and $a$, is shared. The maximum is taken between the two, element by element, so that the
+    gradient of an element goes to the level that is strongest there. $y$ goes to a classifier and a regressor.
 
     Args:
         channels: of every level.
-        levels: how many.
-        width: outputs of both layers.
-        size: cells along each side of the pooled features.
-        groups: of each normalisation; their greatest common divisor with `width`, if they do not divide it.
-        scale: size of the finest feature map relative to the image; each further one is half as fine.
+        levels: $L$, how many pyramid levels there are.
+        width: $d$, outputs of both layers.
+        size: $s$, cells along each side of the pooled features.
+        groups: $G$ of each normalisation; their greatest common divisor with `width`, if they do not divide it.
+        scale: $r$, size of the finest feature map relative to the image; each further one is half as fine.
     """
 
     def __init__(self, channels: int, *, levels: int = 4, width: int = 1024, size: int = 7, groups: int = 32, scale: float = 0.25) -> None:

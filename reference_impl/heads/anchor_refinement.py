@@ -25,7 +25,7 @@ def anchor_refinement(
     center_variance: float = 0.1,
     size_variance: float = 0.2,
 ) -> tuple[Float[Tensor, "*batch n 4"], Float[Tensor, "*batch n"]]:
-    r"""Moves every anchor onto the object that it has seen, and says how likely there is one, before the detector proper sees it.
+    r"""Moves every anchor towards an object and says how likely one is there, before the detector proper classifies it.
 
     $$ b = \mathrm{decode}(v \odot t, a), \qquad o = \frac{e^{x_0}}{e^{x_0} + e^{x_1}} $$
 
@@ -80,7 +80,7 @@ class TransferConnection(nn.Module):
 
     Args:
         channels: of the levels that the anchor refinement predicts from, finest first; in the authors' network 512, 512, 1024 and 512.
-        width: channels of every level of the result.
+        width: $d$, channels of every level of the result.
     """
 
     def __init__(self, channels: Sequence[int], *, width: int = 256) -> None:

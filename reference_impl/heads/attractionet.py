@@ -35,17 +35,18 @@ def in_out_targets(
     $$ t_{x,i} = [\,a \le i < b\,], \qquad a = \mathrm{round}\left(M\, \frac{x_1 - r_1}{r_2 - r_1}\right), \qquad
     b = \mathrm{round}\left(M\, \frac{x_2 - r_1}{r_2 - r_1}\right) $$
 
-    The region $(r_1, r_2)$ is the box, enlarged around its centre, and is divided into $M$ columns and $M$ rows. What is cut off by it, or
-    thinner than a column, still has one. No gradient passes through.
+    for the columns, where the object reaches from $x_1$ to $x_2$; likewise for the rows. The search region, from $r_1$ to $r_2$, is the
+    box, enlarged around its centre, and is divided into $M$ columns and $M$ rows. An object that lies beyond the region, or is thinner than
+    a column, still has one column. No gradient passes through.
 
     Args:
         proposals: the boxes to refine, absolute `(x1, y1, x2, y2)` in pixels.
         boxes: the object of each, the same.
-        context: what a box is enlarged by.
-        bins: $M$.
+        context: $\gamma$, by which factor a box is enlarged.
+        bins: $M$, number of columns and of rows.
 
     Returns:
-        Which columns, and which rows, are inside the object. Which is its first and which its last, for both.
+        Which columns, and which rows, are inside the object; and, for columns and for rows, which is its first and which its last.
     """
     start, length = _region(proposals.detach(), context)
     edges = widen(boxes.detach()).reshape(*boxes.shape[:-1], 2, 2).mT - start[..., None]
@@ -67,8 +68,9 @@ def in_out_loss(
 
     $$ L = \frac{1}{2 M} \sum_{i=1}^M \mathrm{BCE}(p_{x,i}, t_{x,i}) + \mathrm{BCE}(p_{y,i}, t_{y,i}) $$
 
-    With borders, the mean is over six rows of numbers instead of two. Of the $M$ columns one is a first one: it weighs $M / 2$, and the
-    others $M / (2 M - 2)$ each, so that both kinds have the same weight. Boxes with an IoU of 0.4 or more with an object are trained.
+    With borders, the mean is over six lists of $M$ numbers instead of two: inside, first and last, for columns and for rows. In the list of
+    first columns one is true and weighs $M / 2$, and the others weigh $M / (2 M - 2)$ each, so that both kinds have the same weight;
+    likewise for the other lists of borders. The authors train boxes that have an IoU of 0.4 or more with an object.
 
     Args:
         logits: of the columns and of the rows to be inside the object.
@@ -77,7 +79,7 @@ def in_out_loss(
         borders: whether they are.
 
     Returns:
-        Loss of each box.
+        Loss of each box, >= 0.
     """
     logits = widen(logits)
     loss = softplus(torch.where(inside, -logits, logits)).mean(-1)
@@ -102,15 +104,15 @@ def in_out_boxes(
     $$ (a, b) = \arg\max_{a < b} \sum_{i=a}^{b-1} \ln p_i + \sum_{i < a \text{ or } i \ge b} \ln (1 - p_i)
     = \arg\max_{a < b} \sum_{i=a}^{b-1} \ln \frac{p_i}{1 - p_i} $$
 
-    With borders, $\ln p / (1 - p)$ of the first and of the last column are added. No probability counts as less than 0.0001. The columns
-    and the rows are independent. Of all pairs $a < b$ the best is found with running sums and one running maximum, in time $O(M)$. No
-    gradient passes through.
+    With borders, $\ln (p / (1 - p))$ of column $a$ being the first and of column $b - 1$ being the last are added. No probability counts as
+    less than 0.0001. The columns and the rows are independent. Of all pairs $a < b$ the best is found with running sums and one running
+    maximum, in time $O(M)$. No gradient passes through.
 
     Args:
         proposals: the boxes to refine, absolute `(x1, y1, x2, y2)` in pixels.
         logits: of $p$, for columns and rows of the search region.
         border_logits: of the columns and of the rows to be the first, and to be the last, of the object; by default they do not count.
-        context: what a box is enlarged by.
+        context: $\gamma$, by which factor a box is enlarged.
 
     Returns:
         The refined boxes. Coordinates may be negative.
@@ -160,23 +162,24 @@ def multi_threshold_nms(
 class AttractioNet(nn.Module):
     r"""Says how likely a box holds some object, and where in its surroundings the object lies; any object, of no class in particular.
 
-    For the place, features of the search region go through two convolutions. The maximum of each column of cells is what the columns
-    are told apart by, the maximum of each row the rows.
+    For the place, the features of the search region go through two convolutions. The columns are then predicted from the maximum over each
+    column of cells, the rows from the maximum over each row.
 
     `propose` starts from boxes spread evenly over the image, `seeds`. It scores them, keeps the best that are no duplicates, and refines
-    these; then it scores and refines the result, and so on. Attention moves to where objects are. A box that has hardly moved is done.
+    these; then it scores and refines the result, and so on, so that attention moves to where objects are. A box that has hardly moved is
+    finished.
 
     Args:
         channels: of the features.
-        width: channels of the convolutions.
-        hidden: outputs of the fully connected layers that score a box.
-        size: cells along each side of a search region; half as many of a box that is scored.
-        bins: number of columns and of rows.
-        context: what a box is enlarged by to get its search region.
-        scale: size of the features relative to the image.
-        iterations: rounds of scoring and refining.
-        duplicate: IoU above which a box is a duplicate of a better one; from it on, a box has hardly moved.
-        most: how many boxes of a round are refined.
+        width: $d$, channels of the convolutions.
+        hidden: $h$, outputs of the fully connected layers that score a box.
+        size: $s$, cells along each side of a search region; half as many of a box that is scored.
+        bins: $M$, number of columns and of rows.
+        context: $\gamma$, by which factor a box is enlarged to get its search region.
+        scale: $r$, size of the features relative to the image.
+        iterations: $T$, rounds of scoring and refining.
+        duplicate: $u$, IoU above which a box is a duplicate of a better one; from it on, a box has hardly moved.
+        most: $k$, how many boxes of a round are refined.
     """
 
     def __init__(

@@ -39,15 +39,16 @@ def rectangle_features(
     \sigma^2 = \frac{1}{N} \sum_{(x, y) \in b} i(x, y)^2 - m^2 $$
 
     Sums of pixels $i$ are differences of the integral image, $ii(x, y) = \sum_{x' \le x,\, y' \le y} i(x', y')$; that of $i^2$ gives
-    $\sigma$. Grey is the second of two rectangles, the one in the middle of three, and of four the upper right and the lower left. A larger
-    window stretches the rectangles by $s$; where they end inside a pixel, a part of it counts.
+    $\sigma$. $m$ is the mean of the $N$ pixels of window $b$. Grey is the second of two rectangles, the one in the middle of three, and of
+    four the upper right and the lower left. A window $s$ times as large as `size` stretches the rectangles by $s$; where they end inside a
+    pixel, a part of it counts.
 
     Args:
         images: $i$, grey values of any unit, `h` rows of `w` pixels; 0 beyond them.
         boxes: $b$, the windows, absolute `(x1, y1, x2, y2)` in pixels, where pixel `i` reaches from `i` to `i + 1`.
         rectangles: left and upper side of a feature in a window of `size` pixels, width and height of one of its rectangles, and its kind:
             0 and 1 two rectangles, beside and above each other, 2 and 3 three of them, 4 four.
-        size: side of the window that `rectangles` are meant for.
+        size: $s_0$, side of the window that `rectangles` are meant for.
 
     Returns:
         $f$, in standard deviations of the window times pixels of a window of `size`; 0 in a window without contrast. It may be negative.
@@ -99,25 +100,27 @@ def boosted_stage(
     $$ h_t(x) = [p_t x_{j_t} < p_t \theta_t], \qquad \epsilon_t = \sum_i w_{t,i} |h_t(x_i) - y_i|, \qquad
     w_{t+1,i} \propto w_{t,i}\, \beta_t^{1 - e_i}, \qquad \beta_t = \frac{\epsilon_t}{1 - \epsilon_t} $$
 
-    At the start objects and background weigh half each, however few the objects are. A window passes where
+    $h_t$ is a weak classifier: feature $j_t$ against a cut $\theta_t$, with a sign $p_t$; $e_i$ is 0 where it is right about window $i$,
+    else 1. At the start objects and background weigh half each, however few the objects are. A window passes where
 
     $$ \sum_{t=1}^T \alpha_t h_t(x) \ge \tfrac{1}{2} \sum_{t=1}^T \alpha_t + b, \qquad \alpha_t = \ln \frac{1}{\beta_t} $$
 
-    AdaBoost's own $b$ is 0 and makes few mistakes of either sort. Here it is the highest that the share $d$ of the objects reaches, and the
-    stage takes one feature after the other until no more than the share $f$ of the background does. No gradient passes through.
+    AdaBoost's own $b$ is 0, which makes few mistakes of either kind. Here $b$ is the highest with which the share $d$ of the objects
+    passes, and the stage takes one feature after the other until no more than the share $f$ of the background passes. No gradient passes
+    through.
 
     Args:
         features: $x$ of each window.
         positive: the windows that show an object, $y = 1$.
         valid: the windows that have passed the stages before; by default all.
-        held: those of them that only measure the two rates; by default all train and measure.
-        k: number of features at most.
-        recall: $d$.
-        false_positives: $f$.
+        held: those of them that are held out from training and only measure the two rates; by default all train and measure.
+        k: $T$, number of features at most.
+        recall: $d$, share of the objects that has to pass.
+        false_positives: $f$, share of the background that may pass.
 
     Returns:
-        Feature $j_t$, cut $\theta_t$ and weight $-p_t \alpha_t / 2$ of each weak classifier, as `ops.boosting.boosted_score` sums them,
-        all 0 for those that are not needed; and $b$, the lowest number that there is if no object measures.
+        Feature $j_t$, cut $\theta_t$ and weight $-p_t \alpha_t / 2$ of each weak classifier, as `ops.boosting.boosted_score` sums them, all
+        0 for those that are not needed; and $b$, the lowest number of its type if there is no object to measure.
     """
     valid = torch.ones_like(positive) if valid is None else valid
     training, measured = (valid, valid) if held is None else (valid & ~held, valid & held)
@@ -174,7 +177,7 @@ def average_overlapping(
 ) -> tuple[Float[Tensor, "*batch n 4"], Bool[Tensor, "*batch n"]]:
     """Makes one detection of all that overlap: each corner is the mean of theirs.
 
-    Two belong together as well if both overlap a third, or are linked by more of them. No gradient passes through.
+    Two windows that do not overlap still belong together if a chain of overlapping windows links them. No gradient passes through.
 
     Args:
         boxes: windows that have passed the cascade, absolute `(x1, y1, x2, y2)` in pixels.
@@ -206,7 +209,7 @@ def average_overlapping(
 
 
 class BoostedCascade(nn.Module):
-    """A row of boosted classifiers, each with more features than the one before, that look at every window until one rejects it.
+    r"""A row of boosted classifiers, each with more features than the one before, that look at every window until one rejects it.
 
     Nearly all windows are background, and nearly all of it differs from an object so plainly that a few features tell. Each stage is
     trained (`fit`) on the objects and on the background that has passed all stages before it, so that the later ones learn from hard
@@ -214,15 +217,15 @@ class BoostedCascade(nn.Module):
     Until it is trained, a stage rejects nothing.
 
     Args:
-        size: rows and columns of the window in which the features are learned.
-        stages: number of classifiers at most.
-        k: number of features in each, at most.
-        recall: share of the objects that a stage has to let through.
-        false_positives: share of the background that reaches a stage, of which it has to reject the rest.
-        overall: share of all background that may pass the whole cascade; when that is reached, no stages are added.
-        negatives: number of background windows that a stage is trained on, at most.
-        step: ratio of two scales at which an image is searched.
-        shift: pixels from one window to the next, at the first scale.
+        size: $s_0$, rows and columns of the window in which the features are learned.
+        stages: $K$, number of classifiers at most.
+        k: $T$, number of features in each, at most.
+        recall: $d$, share of the objects that a stage has to let through.
+        false_positives: $f$, share of the background that a stage may let through, of what reaches it.
+        overall: $F$, share of all background that may pass the whole cascade; when that is reached, no stages are added.
+        negatives: $n$, number of background windows that a stage is trained on, at most.
+        step: $r$, ratio of two scales at which an image is searched.
+        shift: $\Delta$, pixels from one window to the next, at the first scale.
     """
 
     rectangle: Tensor

@@ -30,18 +30,18 @@ def sample_rois(
     positive_fraction: float = 0.25,
     threshold: float = 0.5,
 ) -> tuple[Float[Tensor, "*batch n 4"], Bool[Tensor, "*batch n"]]:
-    """Draws the RoIs of the first stage: up to a fixed share of positives, and negatives for the rest. The later stages sample nothing.
+    r"""Draws the RoIs of the first stage: up to a fixed share of positives, and negatives for the rest. The later stages sample nothing.
 
-    The ground truths join the RoIs of every stage, so they count as positives that are drawn already. No gradient passes through.
+    The ground truths join the RoIs of every stage, so here they count as positives that are already drawn. No gradient passes through.
 
     Args:
         proposals: absolute `(x1, y1, x2, y2)` in pixels; one without area is padding and is not drawn.
         boxes: ground truths, the same.
         valid: which of `boxes` are no padding; by default all.
         noise: uniform in [0, 1), the highest are drawn; a fresh draw by default.
-        size: how many RoIs an image has, the ground truths among them.
-        positive_fraction: share of positives at most, in [0, 1].
-        threshold: IoU from which on a proposal is a positive.
+        size: $B$, how many RoIs an image has, the ground truths among them.
+        positive_fraction: $\phi$, share of positives at most, in [0, 1].
+        threshold: $u_1$, IoU from which on a proposal is a positive.
 
     Returns:
         The proposals, those that are drawn first, and which these are. The first `size` are all that the cascade has to see. Coordinates
@@ -137,10 +137,10 @@ def cascade_loss(
 def cascade_scores(logits: Float[Tensor, "*batch g n c"]) -> Float[Tensor, "*batch n c"]:
     r"""Scores at inference: what the classifiers of all stages say of the same box, averaged.
 
-    $$ p = \frac{1}{G} \sum_{g=1}^G \mathrm{softmax}(x_g) $$
+    $$ p = \frac{1}{G} \sum_{k=1}^G \mathrm{softmax}(x_k) $$
 
     Args:
-        logits: $x_g$, of each of $G$ classifiers for each box; the last class is background.
+        logits: $x_k$, of each of $G$ classifiers for each box; the last class is background.
 
     Returns:
         A probability for each class and box. They sum to 1.
@@ -157,14 +157,14 @@ def cascade_detections(
     threshold: float = 0.5,
     limit: int = 100,
 ) -> Bool[Tensor, "*batch n c"]:
-    """Keeps the best boxes of each class that overlap no better one of that class.
+    r"""Keeps the best boxes of each class that overlap no better one of that class.
 
     Args:
         scores: in [0, 1], for each class and box; the last class is background and is never detected.
         boxes: absolute `(x1, y1, x2, y2)` in pixels, the same for all classes.
-        lowest_score: a box with less is not detected.
-        threshold: IoU above which a box discards a worse one of its class.
-        limit: how many detections an image has at most, of all classes.
+        lowest_score: $p_{\min}$, a box with less is not detected.
+        threshold: $N_t$, IoU above which a box discards a worse one of its class.
+        limit: $D$, how many detections an image has at most, of all classes.
 
     Returns:
         Which box is a detection of which class.
@@ -180,23 +180,25 @@ class CascadeRCNN(nn.Module):
     The boxes are handed on without gradient. Every stage pools its own features with RoIAlign and has its own two fully connected layers,
     a classifier, and a regressor that is the same for all classes. In training, the ground truths join the boxes of every stage.
 
-    At inference all classifiers judge the boxes that enter the last stage (`detect`). The authors divide the loss of stage $k$ by
-    $2^{k-1}$ and multiply the learning rate of its layers by as much: the stages learn alike, and the backbone hears the first one most.
+    At inference all classifiers judge the boxes that enter the last stage (`detect`). The authors divide the loss of stage $k$ by $2^{k-1}$
+    and multiply the learning rate of its layers by as much: so the stages learn at the same pace, and the first one moves the backbone
+    most.
 
     Args:
         channels: of the features.
-        classes: number of foreground classes; one more output is the background.
-        width: of the fully connected layers.
-        size: cells along each side of the pooled features.
-        scale: size of the finest feature map relative to the image.
-        finest_size: side of a square from which on boxes are pooled from the second level; from twice that on from the third, and so on.
-        stages: how many detectors.
+        classes: $C$, number of foreground classes; one more output is the background.
+        width: $w$ of the fully connected layers.
+        size: $s$, cells along each side of the pooled features.
+        scale: $r$, size of the finest feature map relative to the image.
+        finest_size: $s_1$, side of a square from which on boxes are pooled from the second level; from twice that on from the third, and so
+            on.
+        stages: $G$, how many detectors.
         threshold: $u_1$, IoU from which on a box is a positive of the first stage.
-        step: by how much the threshold rises from stage to stage.
+        step: $\Delta u$, by how much the threshold rises from stage to stage.
         center_std: $\sigma_1$ of the offsets of the centre, in sizes of the box.
         size_std: $\sigma_1$ of the logarithms of width and height.
-        decay: what the weight of the loss is multiplied by from stage to stage.
-        same: IoU from which on a box counts as a copy of its ground truth, and does not go on to the next stage in training.
+        decay: $\lambda$, what the weight of the loss is multiplied by from stage to stage.
+        same: $u_=$, IoU from which on a box counts as a copy of its ground truth, and does not go on to the next stage in training.
     """
 
     def __init__(

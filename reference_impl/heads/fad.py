@@ -16,18 +16,19 @@ CANDIDATES = ((1, False), (1, True), (2, False), (2, True), (3, False))
 
 
 class RepresentationSharing(nn.Module):
-    r"""Computes five candidates at the price of five convolutions: what a chain of 3x3 convolutions has after each step stands for itself.
+    r"""Computes five candidates at the price of five convolutions: each step of a chain of 3x3 convolutions is a candidate by itself.
 
     $$ x_k = f_k(x_{k-1}), \qquad o = \left(D_1 x_1,\; h_1(x_1),\; D_2 x_2,\; h_2(x_2),\; x_3\right) $$
 
     Three steps $f_k$, after which a location has seen squares of 3, 5 and 7 cells; two depth-wise separable convolutions of dilation 2,
     $h_k$, that branch off and make it 7 and 9; and 1x1 convolutions $D_k$, so that a candidate need not look like the chain's own state.
-    Each step and each $h_k$ is followed by group normalisation and a rectifier. Computed one by one, the candidates take eleven.
+    Each step and each $h_k$ is followed by group normalisation and a rectifier. Computed one by one, the candidates would take eleven
+    convolutions.
 
     Args:
-        width: channels, in and out.
+        width: $d$, channels, in and out.
         separable: whether the steps are depth-wise separable convolutions.
-        groups: of the group normalisation.
+        groups: $G$ of the group normalisation.
     """
 
     def __init__(self, width: int, *, separable: bool = False, groups: int = 32) -> None:
@@ -53,18 +54,19 @@ class FAD(nn.Module):
     \qquad y = \mathrm{conv}_{1}\left([s_2, \dots, s_{n+1}]\right) $$
 
     States $s_0$ and $s_1$ are given; each further one sums an edge from every state before it. An edge narrows the features by a 1x1
-    convolution $V$, mixes two chains of `RepresentationSharing`, one of them separable, and nothing, and widens them again.
+    convolution $V$, mixes eleven candidates $o$, and widens the mixture again by $U$. Ten of them come from two chains of
+    `RepresentationSharing`, one of them separable; the eleventh is nothing, which adds 0.
 
     A detector has one tower for the boxes and one for the classes, in place of FCOS's four convolutions, the same at all pyramid levels;
-    the first reads the level for both states, the second what the first has made of it and the level. A step of the search lowers the
-    validation loss by the logits (`alpha`) and the training loss by everything else. `fad_genotype` then reads what is to stay, and
-    `FADTower` is built from that and trained anew.
+    the tower of the boxes reads the level as both given states, that of the classes reads what the other has made of it and the level. A
+    step of the search lowers the validation loss with respect to the logits (`alpha`), and the training loss with respect to everything
+    else. `fad_genotype` then reads what is to stay, and `FADTower` is built from that and trained anew.
 
     Args:
-        nodes: how many states the tower makes.
-        width: channels, in and out.
-        inner_width: channels inside an edge.
-        groups: of the group normalisation.
+        nodes: $n$, how many states the tower makes.
+        width: $d$, channels, in and out.
+        inner_width: $d'$, channels inside an edge.
+        groups: $G$ of the group normalisation.
     """
 
     def __init__(self, *, nodes: int = 3, width: int = 256, inner_width: int = 96, groups: int = 32) -> None:
@@ -117,13 +119,13 @@ class _Mixture(nn.Module):
 def fad_genotype(logits: Float[Tensor, "*batch n c"], *, kept: int = 2) -> Int[Tensor, "*batch n"]:
     r"""Reads from the logits of a state's edges which of them stay, and with which candidate.
 
-    $$ o_j = \operatorname*{arg\,max}_{o < c - 1} \alpha_{jo}, \qquad \text{kept: the largest } \alpha_{j o_j} $$
+    $$ o_j = \operatorname*{arg\,max}_{o < c - 1} \alpha_{jo}, \qquad \text{kept: the } k \text{ largest } \alpha_{j o_j} $$
 
     The logits themselves are compared, and the last of each edge, that of nothing, is left out.
 
     Args:
         logits: $\alpha$, of $n$ edges into a state and $c$ candidates, one element of `FAD.alpha`.
-        kept: how many edges of a state stay.
+        kept: $k$, how many edges of a state stay.
 
     Returns:
         The candidate of each edge, or -1 if the edge goes.
@@ -141,10 +143,10 @@ class FADTower(nn.Module):
     Args:
         genotype: for each state of a cell, the candidate of each edge, 0 to 4 for plain and 5 to 9 for separable chains, or -1 for none; as
             from `fad_genotype`.
-        cells: how many cells of this genotype follow each other.
-        width: channels, in and out.
-        inner_width: channels inside an edge.
-        groups: of the group normalisation.
+        cells: $N$, how many cells of this genotype follow each other.
+        width: $d$, channels, in and out.
+        inner_width: $d'$, channels inside an edge.
+        groups: $G$ of the group normalisation.
     """
 
     def __init__(

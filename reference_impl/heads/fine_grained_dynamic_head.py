@@ -21,11 +21,11 @@ def restricted_tanh(logits: Float[Tensor, "*batch n"], *, tau: float = 1.5) -> F
 
     $$ g(x) = \max\left(0,\; \frac{\tanh(x - \tau) + \tanh\tau}{1 + \tanh\tau}\right) $$
 
-    Unlike a sigmoid's, the gradient is the steepest at $\tau$ inside the open range, and none is left of 0.
+    Its slope is largest at $\tau$, inside the open range, and 0 below 0, unlike a sigmoid's.
 
     Args:
         logits: $x$; the gate is closed up to 0.
-        tau: where the gate opens fastest; with 0 it is a rectified tanh.
+        tau: $\tau$, where the gate opens fastest; with 0 it is a rectified tanh.
 
     Returns:
         The gate, in [0, 1).
@@ -40,20 +40,20 @@ class FineGrainedDynamicHead(nn.Module):
     $$ m_l = a\,x_l + b \sum_{k = l \pm 1} \mathrm{up}\left(g_k \odot d(x_k)\right),
     \qquad y_l = \max\left(0,\; m_l + g'(m_l) \odot f(m_l)\right) $$
 
-    A layer is $d$, a 3x3 convolution of each channel alone, one for what goes up and one for what goes down; $f$, two 3x3 convolutions
-    over all channels; and gates $g$, each a 3x3 convolution to one channel and `restricted_tanh`, that belong to the level they read. All
-    levels share them. What comes from a neighbour is resized bilinearly, corners on corners. At the start $a$ is 1 and $b$ is 0, and gates
-    stand at 0.99. Convolutions but those of the gates are followed by group normalisation.
+    A layer has $d$, a 3x3 convolution of each channel alone, one for what goes to the coarser level and one for what goes to the finer;
+    $f$, two 3x3 convolutions over all channels; and gates $g$ and $g'$, each a 3x3 convolution to one channel and `restricted_tanh`. A gate
+    belongs to the level that it reads. All levels share them. What comes from a neighbour is resized bilinearly, corners on corners. At the
+    start $a$ is 1 and $b$ is 0, and gates stand at 0.99. Convolutions but those of the gates are followed by group normalisation.
 
     This is the tower of one task. A detector has one for the classes and one for the boxes, each in place of FCOS's four convolutions, and
     adds 0.1 times the mean of `cost` to its losses.
 
     Args:
         levels: how many levels there are.
-        width: channels of every level.
-        layers: how many layers the tower has.
-        tau: of `restricted_tanh`.
-        groups: of the group normalisation.
+        width: $d$, channels of every level.
+        layers: $D$, how many layers the tower has.
+        tau: $\tau$ of `restricted_tanh`.
+        groups: $G$ of the group normalisation.
     """
 
     def __init__(self, levels: int, *, width: int = 256, layers: int = 8, tau: float = 1.5, groups: int = 32) -> None:

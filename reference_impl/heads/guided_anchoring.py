@@ -30,17 +30,17 @@ def guided_anchors(
 ) -> tuple[Float[Tensor, "*batch n 4"], Bool[Tensor, "*batch n"]]:
     r"""Puts one box of a predicted size at every place, and says at which places an object is likely enough.
 
-    $$ w = \sigma s\, e^{0.14\, d_w}, \qquad h = \sigma s\, e^{0.14\, d_h}, \qquad p > 0.01 $$
+    $$ w = \sigma s\, e^{\sigma_w d_w}, \qquad h = \sigma s\, e^{\sigma_w d_h}, \qquad p \ge \epsilon_L $$
 
-    At inference the other places get no anchor. In training all of them do; the detector that regresses from the boxes lets no gradient
-    into them.
+    for a place on a level of stride $s$. At inference a place of lower probability $p$ gets no anchor. In training all places do; the
+    detector that regresses from the boxes lets no gradient into them.
 
     Args:
         anchors: squares of side $\sigma s$ around the centre of each place, absolute `(x1, y1, x2, y2)` in pixels.
-        shape: $(d_w, d_h)$.
+        shape: $(d_w, d_h)$, as the shape branch predicts them.
         logits: $\mathrm{logit}(p)$, of the centre of an object at this place.
-        size_std: unit of $d_w$ and $d_h$.
-        threshold: probability from which on a place has an anchor.
+        size_std: $\sigma_w$, unit of $d_w$ and $d_h$.
+        threshold: $\epsilon_L$, probability from which on a place has an anchor.
 
     Returns:
         The anchors of predicted shape, and which of them are there. Coordinates may be negative.
@@ -64,14 +64,15 @@ def location_targets(
 
     $$ l = \left\lfloor \log_2 \frac{\sqrt{wh}}{\sigma s_0} + \frac{1}{2} \right\rfloor $$
 
-    Around the middle, a larger region is neither, and so it is on the next finer and the next coarser level, which might see the object
-    just as well. A cell of the map belongs to a region that reaches into it, so every object inside the image has a place.
+    $l$ is that level, counted from the finest as 0, whose stride is $s_0$; $w$ and $h$ are the sides of the object. A larger region around
+    the middle counts as neither, and so does the same region on the next finer and the next coarser level, which might see the object just
+    as well. A cell of the map belongs to a region that reaches into it, so every object inside the image has a place.
 
     Args:
         anchors: squares of side $\sigma s$ around the centres of the cells, of all levels together; strides $s$ double from level to level.
         boxes: ground truths, absolute `(x1, y1, x2, y2)` in pixels.
         valid: which of `boxes` are no padding; by default all.
-        scale: $\sigma$.
+        scale: $\sigma$, side of the squares in strides.
         center_fraction: $\sigma_1$, part of the width and of the height of an object that is its middle.
         ignore_fraction: $\sigma_2$, the same for the region around.
 
@@ -110,10 +111,10 @@ def location_loss(
     gamma: float = 2.0,
     negative_weight: float = 0.1,
 ) -> Float[Tensor, "*batch n"]:
-    r"""Focal loss of the places, of which hardly any is a centre.
+    r"""Focal loss of the places, hardly any of which is a centre.
 
     $$ L_{loc} = \begin{cases} -\alpha\, (1 - p)^\gamma \ln p & \text{centre} \\
-    -0.1\, (1 - \alpha)\, p^\gamma \ln (1 - p) & \text{no centre} \end{cases} $$
+    -\lambda_-\, (1 - \alpha)\, p^\gamma \ln (1 - p) & \text{no centre} \end{cases} $$
 
     The authors divide the sum over all places by a 200th of their number.
 
@@ -122,8 +123,8 @@ def location_loss(
         positive: the places that are a centre.
         negative: the places that are none.
         alpha: $\alpha$, weight of a centre.
-        gamma: $\gamma$.
-        negative_weight: what the loss of the places without a centre is multiplied by.
+        gamma: $\gamma$, how fast a place loses weight as the network grows sure of it.
+        negative_weight: $\lambda_-$, what the loss of the places without a centre is multiplied by.
 
     Returns:
         Loss of each place; 0 for those that are neither.
@@ -149,15 +150,16 @@ def shape_targets(
 
     $$ \mathrm{vIoU}(a_{wh}, g) = \max_{w, h} \mathrm{IoU}(a_{wh}, g) $$
 
-    The maximum over all shapes is taken over nine: three sizes, up to two thirds of an octave larger than the square, of three ratios each.
+    In place of the maximum over all shapes $a_{wh}$ at the place, nine are tried: three sizes, up to two thirds of an octave larger than
+    the square, with three ratios each.
 
     Args:
         anchors: squares around the centre of each place, absolute `(x1, y1, x2, y2)` in pixels.
         boxes: ground truths, the same.
         valid: which of `boxes` are no padding; by default all.
-        positive: a place with this vIoU or more is assigned to that ground truth.
-        negative: a place with less is background; in between it is ignored.
-        lowest: the best places of a ground truth are assigned to it from this vIoU on.
+        positive: $u_+$, a place with this vIoU or more is assigned to that ground truth.
+        negative: $u_-$, a place with less is background; in between it is ignored.
+        lowest: $u_0$, the best places of a ground truth are assigned to it from this vIoU on.
 
     Returns:
         For each place the index of a ground truth, `BACKGROUND` (-1) or `IGNORED` (-2).
@@ -179,7 +181,7 @@ def shape_targets(
 
 @checked
 def shape_loss(pred: Float[Tensor, "*batch n 4"], target: Float[Tensor, "*batch n 4"], *, beta: float = 0.2) -> Float[Tensor, "*batch n"]:
-    r"""Compares width and height alone: the place of the box is not the shape branch's to choose.
+    r"""Compares only width and height, as the shape branch does not choose where the box is.
 
     $$ L_{shape} = L1_\text{smooth}\left(1 - \min\left(\frac{w}{w_g}, \frac{w_g}{w}\right)\right)
     + L1_\text{smooth}\left(1 - \min\left(\frac{h}{h_g}, \frac{h_g}{h}\right)\right) $$
@@ -213,9 +215,9 @@ class GuidedAnchoring(nn.Module):
     Args:
         channels: of the features.
         classes: outputs of the classifier for each anchor; 1 in a proposal network.
-        width: channels of the adapted features.
-        groups: how many groups of channels have offsets of their own.
-        prior: probability of a centre, and of an object, at the start.
+        width: $d$, channels of the adapted features.
+        groups: $g$, how many groups of channels have offsets of their own.
+        prior: $\pi$, probability of a centre, and of an object, at the start.
     """
 
     def __init__(self, channels: int, classes: int = 1, *, width: int = 256, groups: int = 4, prior: float = 0.01) -> None:

@@ -43,12 +43,12 @@ def hierarchical_groups(similarity: Float[Tensor, "*batch c c"], *, groups: int 
 
     $$ S_{AB} = \frac{1}{|A| |B|} \sum_{a \in A} \sum_{b \in B} S_{ab} $$
 
-    is the similarity of two groups. The groups of fewer are unions of the groups of more: cut at several numbers, they make a tree. A group
-    is finetuned from the model of the group that contains it. It runs once, before training, in $C$ rounds.
+    is the similarity of two groups. If fewer groups are left, they are unions of these, so the groups for several numbers make a tree. A
+    group is finetuned from the model of the group that contains it. It runs once, before training, in $C$ rounds.
 
     Args:
         similarity: $S_{ab}$ of each pair of classes, symmetric.
-        groups: how many groups to leave; with no more classes, each is alone.
+        groups: $G$, how many groups to leave; with no more classes, each is alone.
 
     Returns:
         The group of each class; they are numbered by their first class.
@@ -81,7 +81,7 @@ def hierarchical_finetuning(
     $$ s_c' = \begin{cases} s_c, & \max_{d \in A_l(c)} p_{l,d} > \theta \text{ for all levels } l \\ 0, & \text{otherwise} \end{cases} $$
 
     $A_l(c)$ is the group of class $c$ at level $l$, and $p_{l,d}$ what the classifier of the node above it says of class $d$. Most boxes
-    are background and end near the root, so that the many models cost little. No gradient reaches `node_score`.
+    are background and are turned away near the root, so that the many models cost little. No gradient reaches `node_score`.
 
     Args:
         score: $s_c$, of the classifiers at the leaves, one for each class.

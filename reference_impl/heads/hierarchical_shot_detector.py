@@ -66,9 +66,9 @@ def hsd_targets(
     $$ t = \mathrm{encode}(g, a) / \sigma \ \text{ if } \mathrm{IoU}(a, g) \ge 0.5, \qquad y = c_g \ \text{ if }
     \mathrm{IoU}(b, g) \ge 0.6 $$
 
-    A regressor that has learned something moves positives in and out: the classifier learns what the box that it judges is, and not what
-    the anchor was. The best box of a ground truth is always a positive, of both kinds. The second module starts from the boxes of the
-    first, with a threshold of 0.7 for the classes and half the $\sigma$. No gradient passes through.
+    A trained regressor turns some negatives into positives and some positives into negatives: the classifier learns what the box that it
+    judges is, and not what the anchor was. The best box of a ground truth is always a positive, of both kinds. The second module starts
+    from the boxes of the first, with a threshold of 0.7 for the classes and half the $\sigma$. No gradient passes through.
 
     Args:
         anchors: $a$, what the module regresses, absolute `(x1, y1, x2, y2)` in pixels.
@@ -77,8 +77,8 @@ def hsd_targets(
         labels: their classes, 0 to $C - 1$. The first module tells objects from background: zeros, with `classes=1`.
         valid: which of `boxes` are no padding; by default all.
         classes: number $C$ of foreground classes, and the label of background.
-        threshold: IoU from which on a box is regressed.
-        class_threshold: IoU from which on a regressed box is a positive of the classifier.
+        threshold: $u_r$, IoU from which on a box is regressed.
+        class_threshold: $u_c$, IoU from which on a regressed box is a positive of the classifier.
         center_std: $\sigma$ of the two offsets of the centre, in sizes of the box.
         size_std: $\sigma$ of the logarithms of width and height.
 
@@ -119,7 +119,7 @@ def hsd_loss(
         matched: the boxes that are regressed, likewise.
         valid: the boxes that count; by default all. In the second module these are the boxes that the first one takes for an object, with
             a probability above 0.01.
-        ratio: how many negatives count for each positive.
+        ratio: $r$, how many negatives count for each positive.
 
     Returns:
         Loss of class and of place for each box.
@@ -145,16 +145,16 @@ def hsd_detections(
     threshold: float = 0.45,
     limit: int = 300,
 ) -> tuple[Float[Tensor, "*batch n c"], Bool[Tensor, "*batch n c"]]:
-    """Scores and suppresses the boxes of the second module, without those that the first one does not take for an object.
+    r"""Scores and suppresses the boxes of the second module, without those that the first one does not take for an object.
 
     Args:
         logits: of the second module, one for each foreground class and, last, the background.
         objectness: probability of an object by the first module, in [0, 1].
         boxes: of the second module, absolute `(x1, y1, x2, y2)` in pixels.
-        object_score: a box with this probability of an object, or less, is none.
-        lowest_score: a box with less is not detected.
-        threshold: IoU above which a box discards a worse one of its class.
-        limit: how many detections an image has at most, of all classes.
+        object_score: $\epsilon$, a box with this probability of an object, or less, is none.
+        lowest_score: $p_{\min}$, a box with less is not detected.
+        threshold: $N_t$, IoU above which a box discards a worse one of its class.
+        limit: $D$, how many detections an image has at most, of all classes.
 
     Returns:
         Probability of each class for each box, all 0 for what is no object, and which box is a detection of which class.
@@ -165,14 +165,14 @@ def hsd_detections(
 
 
 class HSDContext(nn.Module):
-    """Enriches a level for the second module: by the next coarser one, by attention between all places, and by a wider view.
+    """Enriches a level for the second module: with the next coarser level, with attention between all places, and with a wider view.
 
-    Both maps together go three ways: through a layer with self-attention over all places, through a 3x3 convolution, and through one that
-    looks three cells far. The results are fused. Batch normalisation follows each convolution but those of the attention.
+    Both maps together go three ways: through a layer with self-attention over all places, through a 3x3 convolution, and through one of
+    dilation 3. The results are fused. Batch normalisation follows each convolution but those of the attention.
 
     Args:
         channels: of the two maps together.
-        width: channels of the result.
+        width: $d$, channels of the result.
     """
 
     def __init__(self, channels: int, *, width: int = 256) -> None:
@@ -195,7 +195,7 @@ class HSDContext(nn.Module):
 
 
 class HierarchicalShotDetector(nn.Module):
-    r"""Two modules on one level, each of which regresses, looks where the regressed boxes are, and then classifies.
+    r"""Two modules on one level, each of which regresses, samples features where the regressed boxes are, and then classifies.
 
     The taps of the classifying convolution are moved by what two 1x1 convolutions, with a ReLU between, make of the deltas. Each of the
     anchors of a place moves a copy of the features of its own. The second module's offsets are those of the first and its own correction.
@@ -203,8 +203,8 @@ class HierarchicalShotDetector(nn.Module):
 
     Args:
         channels: of the features.
-        classes: number of foreground classes; one more output is the background.
-        anchors: number of anchors at a location.
+        classes: $C$, number of foreground classes; one more output is the background.
+        anchors: $A$, number of anchors at a location.
     """
 
     def __init__(self, channels: int, classes: int, *, anchors: int = 3) -> None:

@@ -24,13 +24,13 @@ FARTHEST, HALVINGS = 2.0, 40
 def uniform_iou_boxes(
     boxes: Float[Tensor, "*batch n 4"], noise: Float[Tensor, "*batch n 5"] | None = None, *, lowest: float = 0.5
 ) -> Float[Tensor, "*batch n 4"]:
-    r"""Training samples of the branch: ground truths, moved and stretched until they overlap as much as was drawn, uniformly.
+    r"""Training samples of the branch: ground truths, moved and stretched until they have the IoU that was drawn, uniformly.
 
     $$ b(t) = \bigl(x + t\,d_x w,\; y + t\,d_y h,\; w e^{t d_w},\; h e^{t d_h}\bigr), \qquad
     \mathrm{IoU}(b(t), g) = u, \qquad u \sim U(u_{\min}, 1) $$
 
-    The direction $d$ is drawn in a cube; halving an interval finds the way $t$. The proposals of the detector are not used: few of them lie
-    well, so the branch would learn little about those that matter. No gradient passes through.
+    The direction $d$ is drawn in a cube, and the distance $t$ along it is found by halving an interval. The proposals of the detector are
+    not used: few of them lie well, so the branch would learn little about those that matter. No gradient passes through.
 
     Args:
         boxes: ground truths $g$, each repeated once for every sample wanted of it; absolute `(x1, y1, x2, y2)` in pixels.
@@ -60,7 +60,7 @@ def iou_net_loss(
     labels: Int[Tensor, "*batch n"],
     valid: Bool[Tensor, "*batch n"] | None = None,
 ) -> Float[Tensor, "*batch n"]:
-    r"""Draws the IoU that is predicted for the box's own class to the true one; both are spread from [0, 1] over [-1, 1] before.
+    r"""Pulls the IoU that is predicted for the box's own class towards the true one, after both are stretched from [0, 1] to [-1, 1].
 
     $$ L = \mathrm{smooth}_{L_1}\bigl((2 p_y - 1) - (2\,\mathrm{IoU} - 1)\bigr) $$
 
@@ -93,11 +93,11 @@ def iou_guided_nms(
     threshold: float = 0.5,
     limit: int = 100,
 ) -> tuple[Bool[Tensor, "*batch n"], Float[Tensor, "*batch n"]]:
-    r"""Suppression that keeps the box which lies best, and gives it the score of the surest box of its group.
+    r"""Suppression that keeps the box with the highest predicted IoU, and gives it the highest class score of its group.
 
     $$ s_i \leftarrow \max_{j \in G_i} s_j, \qquad G_i = \{i\} \cup \{j : \mathrm{IoU}(b_i, b_j) > \Omega\} $$
 
-    A box that two kept ones overlap too much is of the group of the one that was kept first.
+    A box that overlaps two kept ones too much belongs to the group of the one that was kept first.
 
     Args:
         scores: $s$, of the class.
@@ -106,7 +106,7 @@ def iou_guided_nms(
         labels: boxes of different classes do not discard each other; by default all are of one.
         valid: the boxes that take part; by default all.
         threshold: $\Omega$, IoU above which a box is discarded.
-        limit: how many are kept at most.
+        limit: $D$, how many are kept at most.
 
     Returns:
         Whether each box is kept, and its new score; 0 if it is not.
@@ -128,7 +128,7 @@ def iou_guided_nms(
 
 
 class IoUNet(nn.Module):
-    r"""A branch beside classifier and regressor that predicts the IoU of any box with its object, and can be climbed by moving the box.
+    r"""A branch beside classifier and regressor that predicts the IoU of any box with its object, and can be raised by moving the box.
 
     $$ p(b) = \tfrac12 \bigl(1 + W_3\, \mathrm{relu}(W_2\, \mathrm{relu}(W_1\, \mathrm{PrPool}(P, b)))\bigr), \qquad
     b \leftarrow b + \lambda\, \frac{\partial p_y(b)}{\partial b} \odot (w, h, w, h) $$
@@ -138,10 +138,11 @@ class IoUNet(nn.Module):
     Args:
         channels: of every level.
         classes: number of foreground classes; each has a prediction of its own.
-        width: of the two fully connected layers.
-        size: cells along each side of the pooled features.
-        scale: size of the finest feature map relative to the image.
-        finest_size: side of a square from which on boxes are pooled from the second level; from twice that on from the third, and so on.
+        width: $d$ of the two fully connected layers.
+        size: $s$, cells along each side of the pooled features.
+        scale: $r$, size of the finest feature map relative to the image.
+        finest_size: $s_1$, side of a square from which on boxes are pooled from the second level; from twice that on from the third, and so
+            on.
     """
 
     def __init__(
@@ -198,10 +199,10 @@ class IoUNet(nn.Module):
             levels: as for `forward`.
             proposals: detected boxes, absolute `(x1, y1, x2, y2)` in pixels.
             labels: their classes.
-            steps: at most so many.
+            steps: how many steps are taken at most.
             rate: $\lambda$, length of a step in units of gradient times size of the box.
-            least_change: of the prediction, for a further step.
-            largest_loss: of the prediction, for a further step.
+            least_change: change of the prediction that is needed for a further step.
+            largest_loss: fall of the prediction up to which a further step is taken.
 
         Returns:
             The boxes, without gradient.

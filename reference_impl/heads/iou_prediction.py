@@ -28,13 +28,13 @@ def iou_prediction_loss(
     iou_beta: float = 0.5,
     beta: float = 1.0,
 ) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch n"]]:
-    r"""Teaches the branch how well the box that it is shown fits, and to move it; the better it fits already, the more its errors count.
+    r"""Teaches the branch how well a box fits and how to move it; the better it fits already, the more errors of the move count.
 
     $$ L_{iou} = L1_\text{smooth}(\hat u - u), \qquad L_{loc} = w(u) \sum_{i=1}^4 L1_\text{smooth}(d_i - t_i) $$
 
-    $w$ is 1 up to an IoU of 0.6, then 1.5 up to 0.7, 2 up to 0.8, and 3: errors of good boxes are small numbers. The boxes are those of
-    `generation.iou_uniform`, with equally many of each of these intervals. The authors take the mean over all boxes of the first, and over
-    all boxes and the four deltas of the second.
+    $w$ is 1 up to an IoU of 0.6, then 1.5 up to 0.7, 2 up to 0.8, and 3 above, since the errors of good boxes are small numbers. The boxes
+    are those of `generation.iou_uniform`, with equally many of each of these intervals. The authors take the mean over all boxes of the
+    first, and over all boxes and the four deltas of the second.
 
     Args:
         iou_pred: $\hat u$, of the boxes that are shown.
@@ -42,8 +42,8 @@ def iou_prediction_loss(
         iou: $u$, of these boxes with their ground truth, in [0, 1].
         targets: $t$, what moves the boxes there, in the unit of the deltas.
         valid: the boxes that count; by default all.
-        iou_beta: error of the IoU at which smooth L1 turns linear.
-        beta: error of a delta at which smooth L1 turns linear.
+        iou_beta: $\beta_u$, error of the IoU at which smooth L1 turns linear.
+        beta: $\beta$, error of a delta at which smooth L1 turns linear.
 
     Returns:
         Loss of the IoU and of the place for each box.
@@ -66,7 +66,7 @@ def iou_detections(
     threshold: float = 0.5,
     limit: int = 100,
 ) -> tuple[Float[Tensor, "*batch n c"], Bool[Tensor, "*batch n c"]]:
-    r"""Lets the box that fits best survive, and not the one whose class is surest.
+    r"""Lets the box survive whose class and fit together score highest, and not the one whose class is surest.
 
     $$ s_c = \hat u \cdot \mathrm{softmax}(x)_c $$
 
@@ -76,9 +76,9 @@ def iou_detections(
         logits: $x$, of the boxes before they are regressed; one for each foreground class and, last, the background.
         iou_pred: $\hat u$, predicted for the boxes after they are regressed.
         boxes: these, absolute `(x1, y1, x2, y2)` in pixels.
-        lowest_score: a box with a lower probability of a class is no candidate for it.
-        threshold: IoU above which a box discards a worse one of its class.
-        limit: how many detections an image has at most, of all classes.
+        lowest_score: $p_{\min}$, a box with a lower probability of a class is no candidate for it.
+        threshold: $N_t$, IoU above which a box discards a worse one of its class.
+        limit: $D$, how many detections an image has at most, of all classes.
 
     Returns:
         Scores, which may be negative, and which box is a detection of which class; never of the background.
@@ -98,12 +98,13 @@ class IoUPrediction(nn.Module):
 
     Args:
         channels: of the features.
-        width: of the fully connected layers.
-        size: cells along each side of the pooled features.
-        scale: size of the finest feature map relative to the image.
-        finest_size: side of a square from which on boxes are pooled from the second level; from twice that on from the third, and so on.
-        center_std: unit of the offsets of the centre, in sizes of the box.
-        size_std: unit of the logarithms of width and height.
+        width: $d$ of the fully connected layers.
+        size: $s$, cells along each side of the pooled features.
+        scale: $r$, size of the finest feature map relative to the image.
+        finest_size: $s_1$, side of a square from which on boxes are pooled from the second level; from twice that on from the third, and so
+            on.
+        center_std: $\sigma_x$, unit of the offsets of the centre, in sizes of the box.
+        size_std: $\sigma_w$, unit of the logarithms of width and height.
     """
 
     def __init__(

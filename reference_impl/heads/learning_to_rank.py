@@ -20,7 +20,7 @@ class LearningToRank(nn.Module):
 
     Args:
         features: numbers of a pooled candidate.
-        hidden: width of the inner layer.
+        hidden: $d$, width of the inner layer.
     """
 
     def __init__(self, features: int, *, hidden: int = 256) -> None:
@@ -44,20 +44,20 @@ def pairwise_ranking_loss(
     levels: int = 10,
     hardest: int = 256,
 ) -> Float[Tensor, "*batch"]:
-    r"""Wants the candidate with the higher IoU to have the higher score, and looks at the pairs that are furthest from that.
+    r"""Teaches the candidate with the higher IoU to have the higher score, by the pairs that are furthest from it.
 
     $$ L = \frac{1}{|P'|} \sum_{(i, j) \in P'} \ln(1 + e^{x_j - x_i}), \qquad
     P' \subset P = \{(i, j) : t_i = t_j,\; \mathrm{level}(\mathrm{IoU}_i) > \mathrm{level}(\mathrm{IoU}_j)\} $$
 
-    Candidates that are about equally good make no pair: the IoUs are cut into levels, and a pair takes one of each of two. Of these, the
-    $K$ pairs with the largest loss are averaged. No gradient passes to the IoUs.
+    $P$ are the pairs of candidates of one object. Candidates that are about equally good make no pair: [0, 1] is cut into $m$ levels, and
+    the two of a pair have IoUs of different levels. $P'$ are the $K$ pairs with the largest loss. No gradient passes to the IoUs.
 
     Args:
         logits: $x$, the ranking score of each candidate.
         iou: of each candidate with its ground truth, in [0, 1].
         truth: index $t$ of that ground truth; by default all have the same, and every pair of candidates is compared.
         valid: the candidates to compare; by default all.
-        levels: number of equal parts of [0, 1].
+        levels: $m$, number of equal parts of [0, 1].
         hardest: $K$, how many pairs count; all if there are fewer.
 
     Returns:

@@ -35,18 +35,19 @@ class MetaAnchor(nn.Module):
     A detector has a set of weights for each of its anchor shapes. Here all shapes share one set and a small network of two layers says how
     each deviates from it, so that any shape may be asked for, in training and after it:
 
-    $$ \theta_b = \theta^* + W_2\,\mathrm{relu}(W_1 b) $$
+    $$ \theta_b = \theta^* + W_2\,\sigma(W_1 b) $$
 
-    The standard shape, $b = 0$, has the shared set itself. The variant that depends on the data adds the mean of the features over all
-    locations, $W_3 \bar x$, inside the brackets, and so has weights for each image. With $W_2 = 0$ this is an ordinary convolution, one for
-    all shapes. Prior boxes are matched with the ground truth as anchors are, `ops.matching.match`. One module each for the classes, with as
-    many outputs, and for the box, with four.
+    $b$ is the `prior_code` of the shape, $\theta^*$ the shared set, and $\sigma$ a rectifier. The standard shape, $b = 0$, has the shared
+    set itself. The variant that depends on the data adds $W_{12}\,r(x)$ inside the brackets, with the mean $r(x)$ of the features over all
+    locations, and so has weights for each image. With $W_2 = 0$ this is an ordinary convolution, one for all shapes. Prior boxes are
+    matched with the ground truth as anchors are, `ops.matching.match`. There is one module for the classes, with an output for each, and
+    one for the box, with four.
 
     Args:
         channels: of the features.
         outputs: numbers to predict for each prior box.
-        hidden: units of the generator's inner layer.
-        kernel: side of the convolution.
+        hidden: $m$, units of the generator's inner layer.
+        kernel: $k$, side of the convolution.
         data_dependent: whether the weights depend on the features, too.
     """
 

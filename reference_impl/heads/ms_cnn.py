@@ -33,8 +33,8 @@ Sizes = Sequence[Sequence[Sequence[int]]]
 class MSCNN(nn.Module):
     """The proposal sub-network: branches at several layers, each a filter as large as its anchor, for objects of about that size.
 
-    A branch is one convolution. The finest level is also the middle of the backbone, and its branches would pull on it hard; a layer of its
-    own stands between as a buffer.
+    A branch is one convolution. The finest level is also the middle of the backbone, and the gradients of its branches would disturb it; a
+    layer of their own stands between as a buffer.
 
     Args:
         channels: of the levels, finest first; 512 each for the authors' conv4_3, conv5_3, conv6_1 and its pooling.
@@ -103,20 +103,20 @@ def assign_to_branches(
     positive_iou: float = 0.5,
     negative_iou: float = 0.2,
 ) -> Int[Tensor, "*#batch n"]:
-    r"""Gives each branch the objects of its own range of sizes: those that its anchors overlap by more than half.
+    r"""Gives each branch the objects of its own range of sizes: those that its anchors overlap enough.
 
-    $$ y_i = \begin{cases} \arg\max_j \mathrm{IoU}(a_i, g_j), & \max_j \mathrm{IoU}(a_i, g_j) > 0.5 \\
-    \text{background}, & \max_j \mathrm{IoU}(a_i, g_j) < 0.2 \end{cases} $$
+    $$ y_i = \begin{cases} \arg\max_j \mathrm{IoU}(a_i, g_j), & \max_j \mathrm{IoU}(a_i, g_j) > \theta_+ \\
+    \text{background}, & \max_j \mathrm{IoU}(a_i, g_j) < \theta_- \end{cases} $$
 
-    What lies between is ignored. Every ground truth that has no anchor goes to the one that overlaps it most, of whichever branch, unless
-    even that has an IoU below 0.2 or another ground truth already.
+    What lies between is ignored. A ground truth that has no anchor gets the one that overlaps it most, of any branch, unless that anchor
+    has an IoU below $\theta_-$ or belongs to another ground truth already.
 
     Args:
         anchors: $a_i$ of all branches, absolute `(x1, y1, x2, y2)` in pixels, one set for all images or one for each.
         boxes: ground truths $g_j$, the same.
         valid: which of `boxes` are no padding; by default all.
-        positive_iou: an anchor above this IoU stands for an object.
-        negative_iou: an anchor below this IoU is background.
+        positive_iou: $\theta_+$, an anchor above this IoU stands for an object.
+        negative_iou: $\theta_-$, an anchor below this IoU is background.
 
     Returns:
         For each anchor the index of a ground truth, -1 for background, -2 if it is ignored; it may be negative.
@@ -201,15 +201,15 @@ def branch_loss(
     center_range: float = 0.5,
     size_range: float = 2.0,
 ) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch n"]]:
-    r"""Weighs the positives and the negatives of a branch as if there were one to $\gamma$ of them, however many there are.
+    r"""Weighs the positives and the negatives of a branch as if there were $\gamma$ negatives for each positive, however many there are.
 
     $$ L_m = \alpha_m \left(\frac{1}{1 + \gamma} \frac{1}{|\mathcal{P}|} \sum_{\mathcal{P}} -\ln p_{y} + \frac{\gamma}{1 + \gamma}
     \frac{1}{|\mathcal{N}|} \sum_{\mathcal{N}} -\ln p_{C} + \frac{\lambda}{4 |\mathcal{P}|} \sum_{\mathcal{P}}
     \mathrm{smooth}_{L1}(\bar t - \hat t)\right) $$
 
-    The whole loss is the sum over branches and that of the detection sub-network, with $\alpha_m = 0.9$ for the finest level. Offsets
-    count as what `decode_proposals` makes of them, but are pulled back from outside their range: the gradient on them is not the
-    derivative there.
+    The whole loss is the sum over the branches $m$ plus that of the detection sub-network, with $\alpha_m = 0.9$ for the finest level.
+    Offsets $t$ count as $\bar t$, limited as in `decode_proposals`. Outside their range the derivative would be 0; there the gradient of
+    $\bar t$ is passed on, which pulls them back.
 
     Args:
         logits: of $C + 1$ classes, background last, of the anchors of one branch.
@@ -218,11 +218,11 @@ def branch_loss(
         labels: class $y$ of each positive, 0 to $C - 1$.
         positive: $\mathcal{P}$, the anchors that stand for an object.
         negative: the negatives $\mathcal{N}$ that were sampled; without positives they alone are averaged.
-        ratio: $\gamma$.
-        box_weight: $\lambda$; 0.05 in the authors' first training.
-        branch_weight: $\alpha_m$.
-        center_range: what the first two offsets are limited to.
-        size_range: factor by which a side may grow or shrink.
+        ratio: $\gamma$, what all negatives weigh against all positives.
+        box_weight: $\lambda$, weight of the regression; 0.05 in the authors' first training.
+        branch_weight: $\alpha_m$, weight of this branch.
+        center_range: $r_{xy}$, largest size of the first two offsets.
+        size_range: $r_{wh}$, factor by which a side may grow or shrink.
 
     Returns:
         Classification and regression loss of each anchor, whose sums are those of the branch.
@@ -253,17 +253,17 @@ def decode_proposals(
 ) -> tuple[Float[Tensor, "*#batch n 4"], Float[Tensor, "*#batch n"]]:
     r"""Turns predictions of all branches into proposals, none of which leaves the range of sizes of its branch.
 
-    $$ \bar t = (\mathrm{clip}(t_{x, y}, \pm \tfrac12), \mathrm{clip}(t_{w, h}, \pm \ln 2)), \qquad b = \mathrm{decode}(\bar t, a), \qquad
-    s = \max_{c < C} x_c - x_C $$
+    $$ \bar t = (\mathrm{clip}(t_{x, y}, \pm r_{xy}), \mathrm{clip}(t_{w, h}, \pm \ln r_{wh})), \qquad b = \mathrm{decode}(\bar t, a),
+    \qquad s = \max_{c < C} x_c - x_C $$
 
-    The authors then take those with a score above -8, suppress the ones with an IoU above 0.65 and keep the 3000 best of an image.
+    The authors then take those with a score above -8, suppress boxes with an IoU above 0.65 and keep the 3000 best of an image.
 
     Args:
         logits: $x$ of $C + 1$ classes, background last.
         offsets: $t$, of the centre in widths and heights of the anchor, and of the logarithm of the size.
         anchors: $a$, absolute `(x1, y1, x2, y2)` in pixels.
-        center_range: what the first two offsets are limited to.
-        size_range: factor by which a side may grow or shrink.
+        center_range: $r_{xy}$, largest size of the first two offsets.
+        size_range: $r_{wh}$, factor by which a side may grow or shrink.
 
     Returns:
         One box for each anchor, and its score $s$; a coordinate or score may be negative.
@@ -310,7 +310,7 @@ def context_boxes(boxes: Float[Tensor, "*batch n 4"], *, factor: float = 1.5) ->
 
     Args:
         boxes: proposals, absolute `(x1, y1, x2, y2)` in pixels.
-        factor: $f$.
+        factor: $f$, of width and height.
 
     Returns:
         One box for each. A coordinate may be negative or beyond the image.
@@ -327,10 +327,10 @@ class ContextDetector(nn.Module):
     Args:
         channels: of the pooled features.
         classes: number $C$ of foreground classes.
-        width: channels after the convolution.
-        hidden: units of the layer.
-        size: rows and columns of the pooled features.
-        dropout: share of these units that training leaves out.
+        width: $d$, channels after the convolution.
+        hidden: $d_h$, units of the layer.
+        size: $K$, rows and columns of the pooled features.
+        dropout: $q$, share of these units that training leaves out.
     """
 
     def __init__(self, channels: int, classes: int, *, width: int = 512, hidden: int = 4096, size: int = 7, dropout: float = 0.5) -> None:

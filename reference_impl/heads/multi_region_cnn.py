@@ -67,10 +67,10 @@ def multi_region_loss(
 ) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch n"]]:
     r"""A support vector machine for each class, and squared errors of the deltas of a box's own class.
 
-    $$ L_{cls} = \sum_c \begin{cases} 2 \max(0, 1 - x_c) & c = y \\ \max(0, 1 + x_c) & c \ne y \end{cases}, \qquad
+    $$ L_{cls} = \sum_c \begin{cases} w_+ \max(0, 1 - x_c) & c = y \\ \max(0, 1 + x_c) & c \ne y \end{cases}, \qquad
     L_{loc} = [y < C]\, \frac{1}{2} \sum_{i=1}^4 (d_{y,i} - t_i)^2 $$
 
-    The authors divide the sum of the second by the number of boxes.
+    The authors divide the sum of $L_{loc}$ by the number of boxes.
 
     Args:
         logits: $x$, one for each of $C$ foreground classes.
@@ -78,7 +78,7 @@ def multi_region_loss(
         labels: $y$, 0 to $C - 1$, or $C$ for background.
         targets: $t$, what `ops.boxes.encode_deltas` says of the ground truth relative to the box.
         valid: the boxes that count; by default all.
-        positive_weight: what a box counts for its own class.
+        positive_weight: $w_+$, weight of a box in the loss of its own class.
 
     Returns:
         Loss of class and of place for each box.
@@ -104,10 +104,10 @@ def box_voting(
     threshold: float = 0.5,
     added: float = 1.5,
 ) -> Float[Tensor, "*batch n 4"]:
-    r"""Moves each box that survived suppression to where its neighbours, suppressed or not, say that the object is.
+    r"""Moves each box that survived suppression to the weighted mean of its neighbours, suppressed or not.
 
-    $$ B'_i = \frac{\sum_{j \in N(i)} w_j B_j}{\sum_{j \in N(i)} w_j}, \qquad w_j = \max(0, s_j + 1.5), \qquad
-    N(i) = \{j : \mathrm{IoU}(B_i, B_j) \ge 0.5\} $$
+    $$ B'_i = \frac{\sum_{j \in N(i)} w_j B_j}{\sum_{j \in N(i)} w_j}, \qquad w_j = \max(0, s_j + a), \qquad
+    N(i) = \{j : \mathrm{IoU}(B_i, B_j) \ge u_v\} $$
 
     No gradient passes through.
 
@@ -116,8 +116,8 @@ def box_voting(
         proposals: $B_j$, all candidates of that class, the detections among them.
         scores: $s_j$, of the candidates.
         valid: which of the candidates vote; by default all.
-        threshold: IoU from which on a candidate is a neighbour.
-        added: what is added to a score, to make a weight of it.
+        threshold: $u_v$, IoU from which on a candidate is a neighbour.
+        added: $a$, what is added to a score, to make a weight of it.
 
     Returns:
         The boxes, moved; a box without neighbours stays. Coordinates may be negative.
@@ -131,34 +131,34 @@ def box_voting(
 
 
 class MultiRegionCNN(nn.Module):
-    r"""Scores a box by ten regions, regresses it by an eleventh, and does so again with the boxes that come out.
+    r"""Scores a box by ten regions and regresses it by an eleventh, and does so again with the boxes that result.
 
-    Every region has two fully connected layers of its own; their outputs in a row go into one linear classifier. The regressor sees the box
-    made 1.3 times as large. What lies in the hole of a region is set to 0.
+    Every region has two fully connected layers of its own; all their outputs together go into one linear classifier. The regressor sees the
+    box made 1.3 times as large. What lies in the hole of a region is set to 0.
 
     The classifier may see one region more, in a map of its own: the box made 1.5 times as large, through one fully connected layer, in the
     features of a network that segments.
 
     `localise` is the detector. It scores the proposals, keeps the best of each class that are no duplicates, and regresses them; then it
     scores and regresses the result, by the same network. The boxes of all rounds together, each with the score that it had before it was
-    regressed, go into suppression, and what survives is moved by the vote of all.
+    regressed, go into suppression, and what survives is moved by the vote of all (`box_voting`).
 
     Args:
         channels: of the features.
         classes: number of foreground classes.
-        width: of the fully connected layers.
-        size: cells along each side of a region.
-        scale: size of the features relative to the image.
-        context: what the box is enlarged by for the regressor.
-        rate: share of the outputs of a fully connected layer that are dropped in training.
-        iterations: rounds of scoring and regressing.
-        lowest: boxes of a lower score are dropped.
-        duplicate: IoU above which a proposal is dropped for a better one, in the first round.
-        threshold: IoU above which a box is suppressed by a better one, at the end.
-        per_class: boxes of a class that go through the rounds, and detections of a class, at most.
-        semantic_channels: of the segmentation-aware features; 0 without them.
-        semantic_width: of the fully connected layer for these.
-        semantic_size: cells along each side of their region.
+        width: $d$ of the fully connected layers.
+        size: $s$, cells along each side of a region.
+        scale: $r$, size of the features relative to the image.
+        context: $\gamma$, by which factor the box is enlarged for the regressor.
+        rate: $\rho$, share of the outputs of a fully connected layer that are dropped in training.
+        iterations: $T$, rounds of scoring and regressing.
+        lowest: $s_0$, boxes of a lower score are dropped.
+        duplicate: $u_1$, IoU above which a proposal is dropped for a better one, in the first round.
+        threshold: $u_T$, IoU above which a box is suppressed by a better one, at the end.
+        per_class: $k$, boxes of a class that go through the rounds, and detections of a class, at most.
+        semantic_channels: $c_s$ of the segmentation-aware features; 0 without them.
+        semantic_width: $d_s$ of the fully connected layer for these.
+        semantic_size: $s_s$, cells along each side of their region.
     """
 
     def __init__(

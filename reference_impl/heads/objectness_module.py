@@ -35,7 +35,7 @@ def objectness_module(features: Float[Tensor, "*batch n k"], logits: Float[Tenso
 def without_easy_anchors(
     score: Float[Tensor, "*batch n c"], objectness: Float[Tensor, "*batch n"], *, threshold: float = 0.01
 ) -> Float[Tensor, "*batch n c"]:
-    r"""Takes all classes from the anchors that a binary classifier holds to be background, before anything else is done with them.
+    r"""Sets all class scores of an anchor to 0 that a binary classifier takes for background, before anything else is done with it.
 
     $$ s_c' = \begin{cases} s_c, & o > \theta \\ 0, & \text{otherwise} \end{cases} $$
 
@@ -85,14 +85,15 @@ class GuidedRefinement(nn.Module):
     $$ f'' = \mathrm{relu}(\mathrm{BN}(\mathrm{deform}(f', \Delta))), \qquad
        \Delta = \mathrm{relu}(\mathrm{BN}(\mathrm{conv}_1(t_x, t_y))) $$
 
-    $\Delta$ are the offsets of a deformable 3x3 convolution, one pair for each tap. As in the authors' code they are rectified, so that the
-    taps move down and to the right only.
+    $t_x$ and $t_y$ are the offsets of the centre of all anchors of a location, by the first regression. $\Delta$ are the offsets of a
+    deformable 3x3 convolution, one pair for each tap. As in the authors' code they are rectified, so that the taps move only down and to
+    the right.
 
     Args:
         channels: of the features.
         anchors: number of anchors at a location.
-        width: channels of the result.
-        dilation: of the convolution; in the authors' network 5, 4, 3 and 2, from the finest level on.
+        width: $d$, channels of the result.
+        dilation: $r$ of the convolution; in the authors' network 5, 4, 3 and 2, from the finest level on.
     """
 
     def __init__(self, channels: int, anchors: int, *, width: int = 256, dilation: int = 5) -> None:

@@ -27,7 +27,7 @@ def window_targets(
     classes: int = 1000,
     threshold: float = 0.5,
 ) -> tuple[Int[Tensor, "*batch n"], Float[Tensor, "*batch n 4"]]:
-    r"""What each window has to say of the object in it: its class, and where its edges lie, as seen from the window.
+    r"""What each window has to predict of the object in it: its class, and where its edges lie relative to the window.
 
     $$ y = \begin{cases} c_j & \max_j A(w \cap g_j) / A(g_j) \ge \tau \\ C & \text{otherwise} \end{cases}, \qquad
     t = \Big( \frac{g_{x1} - w_{x1}}{W}, \frac{g_{y1} - w_{y1}}{H}, \frac{g_{x2} - w_{x1}}{W}, \frac{g_{y2} - w_{y1}}{H} \Big) $$
@@ -71,8 +71,8 @@ def overfeat_loss(
 
     $$ L_{cls} = -\ln \frac{e^{x_y}}{\sum_c e^{x_c}}, \qquad L_{loc} = [y < C] \sum_{i=1}^4 (b_{y,i} - t_i)^2 $$
 
-    A window that is off by much weighs by the square of that, since the gradient grows with the error. The authors train the classifier
-    first, and then the regressor alone.
+    A window that is far off counts much more than others: its loss is the square of its error, and its gradient grows with the error. The
+    authors train the classifier first, and then the regressor alone.
 
     Args:
         logits: $x$ of $C + 1$ classes, background last.
@@ -103,17 +103,18 @@ def merge_predictions(
     *,
     threshold: float = 0.0,
 ) -> tuple[Float[Tensor, "*batch n 4"], Float[Tensor, "*batch n"], Bool[Tensor, "*batch n"]]:
-    r"""Lets the boxes of all locations and scales gather on the objects, instead of suppressing each other: agreement is evidence.
+    r"""Merges the boxes of all locations and scales that agree, instead of suppressing all but one: agreement is evidence.
 
     $$ (b_1^*, b_2^*) = \arg\min_{b_1 \ne b_2} m(b_1, b_2), \qquad \mathcal{B} \leftarrow \mathcal{B} \setminus \{b_1^*, b_2^*\}
     \cup \Big\{ \frac{b_1^* + b_2^*}{2} \Big\} \quad \text{while } m(b_1^*, b_2^*) \le \theta $$
 
-    The match score is small for boxes whose centres are near and that share much, with $E$ the diagonal of the smallest box around both:
+    The match score is small for boxes whose centres are near and that share much, with the distance $d$ of the centres and the diagonal $E$
+    of the smallest box around both:
 
     $$ m(b_1, b_2) = \frac{d(b_1, b_2)}{E} - \mathrm{IoU}(b_1, b_2) $$
 
-    The scores of two boxes are added, so a false positive that stands alone stays behind an object that many windows see. As many rounds as
-    boxes, each of which compares all pairs. No gradient passes through.
+    The scores of two boxes are added, so a false positive that stands alone stays behind an object that many windows see. It takes up to
+    one round for each box, and each round compares all pairs. No gradient passes through.
 
     Args:
         boxes: predictions, absolute `(x1, y1, x2, y2)` in pixels of one image.
@@ -171,16 +172,16 @@ class OverFeat(nn.Module):
     Args:
         channels: of the last layer, before its pooling.
         classes: number $C$ of foreground classes; background comes last.
-        size: rows and columns of pooled cells that a window has.
-        pool: rows and columns of a region of the pooling, which do not overlap; as many offsets either way.
-        hidden_6: units of the classifier's first layer, the sixth of the network.
-        hidden_7: units of its second.
-        regression_1: units of the regressor's first layer.
-        regression_2: units of its second.
-        dropout: share of the classifier's units that training leaves out.
+        size: $k$, rows and columns of pooled cells that a window has.
+        pool: $p$, rows and columns of a region of the pooling, which do not overlap; as many offsets either way.
+        hidden_6: $h_6$, units of the classifier's first layer, the sixth of the network.
+        hidden_7: $h_7$, units of its second.
+        regression_1: $r_1$, units of the regressor's first layer.
+        regression_2: $r_2$, units of its second.
+        dropout: $q$, share of the classifier's units that training leaves out.
         per_class: whether each class has its own last layer of the regressor.
-        stride: pixels from one cell of the unpooled layer to the next.
-        field: pixels, rows and columns, of the window that one location sees.
+        stride: $s$, pixels from one cell of the unpooled layer to the next.
+        field: $F$, pixels, rows and columns, of the window that one location sees.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ __all__ = ["ResidualObjectnessHead", "residual_objectness", "residual_objectness
 def residual_objectness(
     logits: Float[Tensor, "*batch n c"], objectness_logits: Float[Tensor, "*batch n"], residual: Float[Tensor, "*batch n"]
 ) -> Float[Tensor, "*batch n c"]:
-    r"""Scores at inference: the class that an anchor would have if it were an object, times that it is one.
+    r"""Scores at inference: the probability of a class, given that the anchor is an object, times the probability that it is one.
 
     $$ s_c = \sigma(o + r)\,\sigma(x_c) $$
 
@@ -41,7 +41,7 @@ def residual_objectness_loss(
     labels: Int[Tensor, "*batch n"],
     valid: Bool[Tensor, "*batch n"] | None = None,
 ) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch n"]]:
-    r"""Lets one output see the imbalance of foreground and background, and keeps the background away from the classes.
+    r"""Leaves the imbalance of foreground and background to one output, and keeps the background away from the classes.
 
     $$ L_{obj} = \mathrm{BCE}(\sigma(o + r), [y < C]), \qquad L_{cls} = [y < C] \sum_c \mathrm{BCE}(\sigma(x_c), [y = c]) $$
 
@@ -78,7 +78,7 @@ class ResidualObjectnessHead(nn.Module):
         channels: of the features.
         anchors: number of anchors at a location.
         classes: number $C$ of foreground classes.
-        prior: probability of foreground that each of the two biases stands for.
+        prior: $\pi$, probability of foreground that each of the two biases stands for.
     """
 
     def __init__(self, channels: int, anchors: int, classes: int, *, prior: float = 0.01) -> None:

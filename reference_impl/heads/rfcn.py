@@ -15,16 +15,17 @@ class RFCN(nn.Module):
 
     $$ r_c = \frac{1}{k^2} \sum_{i, j = 1}^{k} \frac{1}{|R_{ij}|} \sum_{p \in R_{ij}} z_{ijc}(p) $$
 
-    $z_{ijc}$ says where part $(i, j)$ of an object of class $c$ would be, $R_{ij}$ are the cells of this part of the region. Deltas of
-    the box are voted for alike, the same for all classes. Training passes all proposals (`sampling.proposal_selection`) through the head,
-    takes those with the largest sums of classification and regression loss (`sampling.ohem`), 128 for each image, and learns from these.
+    is the logit of class $c$ for a region. The map $z_{ijc}$ says where part $(i, j)$ of an object of the class would be, and $R_{ij}$ are
+    the cells of this part of the region. The deltas of the box are made in the same way, once for all classes. Training passes all
+    proposals (`sampling.proposal_selection`) through the head, takes those with the largest sums of classification and regression loss
+    (`sampling.ohem`), 128 for each image, and learns from these.
 
     Args:
-        channels: of the features, as 2048 of ResNet's last stage at stride 16.
+        channels: of the features, such as the 2048 of ResNet's last stage at stride 16.
         classes: number $C$ of foreground classes; background comes last.
         bins: $k$, parts of a region in either direction.
-        hidden: channels of the layer before the score maps.
-        stride: pixels from one cell of the features to the next.
+        hidden: $C_h$, channels of the layer before the score maps.
+        stride: $s$, pixels from one cell of the features to the next.
     """
 
     def __init__(self, channels: int, classes: int, *, bins: int = 7, hidden: int = 1024, stride: int = 16) -> None:

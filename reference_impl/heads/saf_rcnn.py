@@ -20,8 +20,8 @@ def scale_aware_weight(
 
     $$ \omega_l = \frac{1}{1 + \alpha\, e^{-(h - \bar h) / \beta}}, \qquad \omega_s = 1 - \omega_l $$
 
-    A gradient reaches a sub-network in the same proportion, so each becomes an expert of its sizes. Near the mean height both are asked.
-    The two coefficients are learned with the rest.
+    A gradient reaches a sub-network in the same proportion, so each becomes an expert for its sizes. Near the mean height both count. The
+    two coefficients are learned with the rest.
 
     Args:
         proposals: absolute `(x1, y1, x2, y2)` in pixels, $h$ high.
@@ -44,7 +44,7 @@ def scale_aware_weight(
 def gated_scores(
     small_logits: Float[Tensor, "*batch n c"], large_logits: Float[Tensor, "*batch n c"], weight: Float[Tensor, "*batch n"]
 ) -> Float[Tensor, "*batch n c"]:
-    r"""Lets the sub-network whose size a proposal has decide on its class, and the other one have a say.
+    r"""Mixes the class scores of the two sub-networks, with more weight on the one for the proposal's size.
 
     $$ s = \omega_s\, \mathrm{softmax}(x_s) + \omega_l\, \mathrm{softmax}(x_l) $$
 
@@ -73,7 +73,7 @@ def saf_rcnn_loss(
     *,
     box_weight: float = 1.0,
 ) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch n"]]:
-    r"""Trains the two sub-networks on what they say together: no proposal is assigned to one of them, the gate divides the blame.
+    r"""Trains the two sub-networks on their joint output: no proposal is assigned to one of them, the gate divides the gradient.
 
     $$ L = -\ln s_y + \lambda\, [y < C] \sum_i \mathrm{smooth}_{L1}(t_i - \hat t_i) $$
 
@@ -83,7 +83,7 @@ def saf_rcnn_loss(
         target: $\hat t$, what they should be; that of background is not used.
         labels: class $y$ of each positive, 0 to $C - 1$.
         positive: the proposals that stand for an object; the rest is background.
-        box_weight: $\lambda$.
+        box_weight: $\lambda$, weight of the regression loss.
 
     Returns:
         Classification and regression loss of each proposal; the latter is 0 for background.
@@ -110,9 +110,9 @@ class SAFRCNN(nn.Module):
         mean_height: $\bar h$ of the objects of the training set, in pixels.
         alpha: $\alpha$ at the start.
         beta: $\beta$ at the start, in pixels.
-        size: rows and columns of the pooled features.
-        hidden: units of the two layers.
-        dropout: share of these units that training leaves out.
+        size: $K$, rows and columns of the pooled features.
+        hidden: $d$, units of the two layers.
+        dropout: $q$, share of these units that training leaves out.
     """
 
     mean_height: Tensor

@@ -30,12 +30,12 @@ BRANCHES = 3
 def scale_branch(boxes: Float[Tensor, "*batch n 4"], *, small: float = 64.0, large: float = 128.0) -> Int[Tensor, "*batch n"]:
     r"""Sends each proposal to the layer that still has enough cells for it, by its height alone.
 
-    $$ s = [h > 64] + [h > 128] $$
+    $$ s = [h > h_1] + [h > h_2] $$
 
     Args:
         boxes: absolute `(x1, y1, x2, y2)` in pixels of the network's input, $h$ high.
-        small: height up to which a proposal is pooled from the finest of the three layers.
-        large: height from which on it is pooled from the coarsest, exclusive.
+        small: $h_1$, height in pixels up to which a proposal is pooled from the finest of the three layers.
+        large: $h_2$, height above which it is pooled from the coarsest.
 
     Returns:
         0, 1 or 2 for each proposal.
@@ -52,7 +52,7 @@ def scale_dependent_loss(
     targets: Float[Tensor, "*batch n 4"],
     valid: Bool[Tensor, "*batch n"] | None = None,
 ) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch n"]]:
-    r"""Trains each branch on the proposals of its own heights, as Fast R-CNN: cross entropy, and smooth L1 of the own class's offsets.
+    r"""Trains each branch on the proposals of its own heights, as in Fast R-CNN: cross entropy, and smooth L1 of the own class's offsets.
 
     $$ L_{cls} = -\ln \frac{e^{x_y}}{\sum_c e^{x_c}}, \qquad L_{loc} = [y < C] \sum_{i=1}^4 \mathrm{smooth}_{L1}(t_{y,i} - \hat t_i) $$
 
@@ -87,9 +87,9 @@ def scale_dependent_detections(
     threshold: float = 0.3,
     limit: int = 100,
 ) -> tuple[Float[Tensor, "*batch n c"], Float[Tensor, "*batch n c 4"], Bool[Tensor, "*batch n c"]]:
-    """Keeps the best boxes of each class, of those proposals that no rejection classifier has thrown out.
+    r"""Keeps the best boxes of each class, of those proposals that no rejection classifier has thrown out.
 
-    From here on the branches are forgotten: small and large boxes of a class suppress each other.
+    From here on the branches play no part: small and large boxes of a class suppress each other.
 
     Args:
         logits: of $C + 1$ classes, background last; it is never detected.
@@ -97,8 +97,8 @@ def scale_dependent_detections(
         proposals: absolute `(x1, y1, x2, y2)` in pixels.
         alive: the proposals that were not rejected, as `CascadedRejection` gives them; by default all.
         image_size: width and height; boxes are cut off there. Without it they are not.
-        threshold: IoU above which a box discards a worse one of its class.
-        limit: how many detections an image has at most, of all classes.
+        threshold: $N_t$, IoU above which a box discards a worse one of its class.
+        limit: $D$, how many detections an image has at most, of all classes.
 
     Returns:
         Scores in [0, 1] and boxes of each proposal and class, and which of them are detections. Coordinates may be negative.
@@ -117,19 +117,19 @@ def scale_dependent_detections(
 class ScaleDependentPooling(nn.Module):
     """Three detectors on three layers of a plain backbone: each proposal is pooled from one layer and judged by the detector there.
 
-    A small object is described by a few cells of the last layer and by many of an earlier one, which reacts to it. The detectors share the
+    A small object covers a few cells of the last layer and many of an earlier one, which still responds to it. The detectors share the
     backbone and nothing else, so each has its own two fully connected layers, classifier and regressor. So that shapes do not depend on the
-    proposals, all three judge all of them and the one of the own height is taken; no gradient reaches the others.
+    proposals, all three judge every proposal, and the result for its height is taken; no gradient reaches the others.
 
     Args:
         channels: of the three layers, finest first; with VGG-16's third to fifth block 256, 512 and 512.
         strides: pixels between two cells of each layer; there 4, 8 and 16.
         classes: number $C$ of foreground classes.
-        size: rows and columns of the pooled features.
-        hidden: units of each fully connected layer.
-        dropout: share of these units that training leaves out.
-        small: height in pixels up to which a proposal belongs to the finest layer.
-        large: height above which it belongs to the coarsest.
+        size: $m$, rows and columns of the pooled features.
+        hidden: $d$, units of each fully connected layer.
+        dropout: $q$, share of these units that training leaves out.
+        small: $h_1$, height in pixels up to which a proposal belongs to the finest layer.
+        large: $h_2$, height above which it belongs to the coarsest.
     """
 
     def __init__(
@@ -189,20 +189,20 @@ class _Detector(nn.Module):
 
 
 class CascadedRejection(nn.Module):
-    """Throws proposals out layer by layer, while the backbone is still being computed, before the costly detectors see them.
+    r"""Throws proposals out layer by layer, while the backbone is still being computed, before the costly detectors see them.
 
     Every layer has one boosted classifier for each of the three ranges of heights, up to the layer that the range is pooled from. A
     classifier looks at a handful of the layer's pooled features, and is trained on the proposals that all before it have let through
-    (`fit`), with a bar that hardly any object is below. Until then nothing is rejected.
+    (`fit`), with a bar that hardly any object stays below. Until it is trained, nothing is rejected.
 
     Args:
         channels: of the layers, finest first. The last three are those that `ScaleDependentPooling` pools from; more may come before.
         strides: pixels between two cells of each layer.
-        size: rows and columns of the pooled features.
-        k: number of weak classifiers in each rejection classifier.
-        recall: share of the objects that a classifier has to let through.
-        small: height in pixels up to which a proposal belongs to the first range.
-        large: height above which it belongs to the last.
+        size: $m$, rows and columns of the pooled features.
+        k: $T$, number of weak classifiers in each rejection classifier.
+        recall: $\rho$, share of the objects that a classifier has to let through.
+        small: $h_1$, height in pixels up to which a proposal belongs to the first range.
+        large: $h_2$, height above which it belongs to the last.
     """
 
     feature: Tensor

@@ -34,8 +34,8 @@ def bucket_targets(
 ) -> tuple[Int[Tensor, "*batch n 4"], Bool[Tensor, "*batch n 4 bins"], Float[Tensor, "*batch n 4 bins"], Bool[Tensor, "*batch n 4 bins"]]:
     r"""What each side of a proposal has to find: first the bucket that the true side lies in, then how far it is from the bucket's middle.
 
-    The enlarged proposal is cut into $2k$ buckets across and $2k$ down. The outer half of them belongs to each side, counted inwards; the
-    bucket that is nearest to the true side is to be classified.
+    The enlarged proposal is cut into $2k$ buckets across and $2k$ down. Each side has the half of them that is nearer to it, counted
+    inwards; which bucket is nearest to the true side is to be classified.
 
     $$ b_i = p \pm (i + \tfrac12)\, l, \qquad l = \frac{\lambda w}{2k}, \qquad y = \arg\min_i |b_i - g|, \qquad t_i = \frac{b_i - g}{l} $$
 
@@ -44,12 +44,12 @@ def bucket_targets(
         proposals: absolute `(x1, y1, x2, y2)` in pixels; $p$ is a side of the enlarged one. No gradient passes to them either.
         bins: $k$, number of buckets of a side.
         scale: $\lambda$, by how much a proposal is enlarged before it is cut.
-        nearest: how many of the nearest buckets learn to regress.
-        reach: largest $|t_i|$ (excluded) at which a bucket that is not the nearest learns to regress, in buckets.
+        nearest: $n$, how many of the nearest buckets learn to regress.
+        reach: $r$, largest $|t_i|$ (excluded) at which a bucket that is not the nearest learns to regress, in buckets.
 
     Returns:
         For the sides x1, y1, x2, y2 of each proposal: the bucket $y$; which buckets are classified, that is all but those less than a
-        bucket away from the side without being the nearest; the offset $t_i$ from each bucket; and which of these are learnt. A proposal
+        bucket away from the side without being the nearest; the offset $t_i$ from each bucket; and which of these are learned. A proposal
         without area has offsets 0.
     """
     middle, length = _buckets(widen(proposals.detach()), bins=bins, scale=scale)
@@ -75,7 +75,7 @@ def bucketing_loss(
     reach: float = 1.0,
     beta: float = 0.1,
 ) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch n"]]:
-    r"""Trains the buckets as so many binary classifiers, and the offsets of the nearest ones, which are never large.
+    r"""Trains each bucket as a binary classifier, and the offsets from the nearest buckets, which are never large.
 
     $$ L_{bucket} = \tfrac14 \sum_{side} \sum_{i \text{ classified}} \mathrm{BCE}(\sigma(x_i), [i = y]), \qquad
     L_{offset} = \sum_{side} \sum_{i \text{ regressed}} \mathrm{smooth}_{L_1}(\hat t_i - t_i) $$
@@ -89,10 +89,10 @@ def bucketing_loss(
         boxes: the ground truth of each proposal, absolute `(x1, y1, x2, y2)` in pixels.
         proposals: absolute `(x1, y1, x2, y2)` in pixels.
         valid: the proposals that have an object; by default all.
-        scale: as for `bucket_targets`.
-        nearest: as for `bucket_targets`.
-        reach: as for `bucket_targets`.
-        beta: where the smooth $L_1$ loss turns from quadratic to linear, in buckets.
+        scale: $\lambda$, as for `bucket_targets`.
+        nearest: $n$, as for `bucket_targets`.
+        reach: $r$, as for `bucket_targets`.
+        beta: $\beta$, where the smooth $L_1$ loss turns from quadratic to linear, in buckets.
 
     Returns:
         Loss of the buckets and loss of the offsets of each proposal.
@@ -122,8 +122,9 @@ def decode_buckets(
     $$ \hat g = b_{\hat y} - \hat t_{\hat y}\, l, \qquad c = \tfrac14 \sum_{side} \big( S_{\hat y} + [|\hat y - y'| = 1]\, S_{y'} \big),
     \qquad S = \mathrm{softmax}(x) $$
 
-    $\hat y$ is the likeliest bucket and $y'$ the second: a side on the border of two buckets is no doubtful side. Class scores are
-    multiplied with $c$ before suppression, "bucketing guided rescoring". The choice of a bucket has no gradient.
+    $\hat y$ is the likeliest bucket and $y'$ the second. If the two are neighbours both count, since a side near the border of two buckets
+    is no doubtful side. Class scores are multiplied with $c$ before suppression, "bucketing guided rescoring". The choice of a bucket has
+    no gradient.
 
     Args:
         logits: $x_i$ of each side and bucket.
@@ -152,12 +153,12 @@ def decode_buckets(
 class SideAwareBoundaryLocalization(nn.Module):
     r"""The branch that localises: one vector for each column and for each row of a pooled region, and from it that column's bucket.
 
-    Two convolutions refine the region. Then it is summed over its rows, weighted by an attention that each column divides among its rows,
-    and likewise over its columns:
+    Two convolutions refine the region. Then it is summed over its rows, with weights $a_{ij}$ from an attention that add up to 1 over the
+    rows of each column, and likewise over its columns:
 
     $$ F_x(j) = \frac{\sum_i a_{ij} F_{ij}}{\sum_i a_{ij}}, \qquad a = \sigma(\mathrm{conv}_{1\times 1}(F)) $$
 
-    One convolution along each of the two profiles, and one that doubles its length, end in a position for each bucket; each side has the
+    A convolution along each of the two profiles, and another that doubles its length, give one position for each bucket; each side has the
     half of the positions that is nearer to it. One pair of layers predicts logit and offset for all sides and positions. It does not know
     of classes: the classifier is a branch of its own, and background proposals are not localised.
 
@@ -204,7 +205,7 @@ class DenseSideAwareBoundaryLocalization(nn.Module):
 
     Args:
         channels: of the features.
-        width: channels of the tower.
+        width: $d$, channels of the tower.
         bins: $k$, number of buckets of a side.
     """
 

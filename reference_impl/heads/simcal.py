@@ -19,7 +19,7 @@ def simcal(
     *,
     threshold: int = 100,
 ) -> Float[Tensor, "*batch n c"]:
-    r"""Scores at inference: the head that was trained anew speaks for the rare classes, the old one for all others.
+    r"""Scores at inference: those of the calibrated head for rare classes, those of the original head for all others.
 
     $$ s_c = \begin{cases} \mathrm{softmax}(\tilde x)_c, & N_c < T \\ \mathrm{softmax}(x)_c, & \text{otherwise} \end{cases} $$
 
@@ -68,14 +68,14 @@ def bilevel_sampling(
     negative: Bool[Tensor, "*batch n"],
     noise: Float[Tensor, "*batch n"] | None = None,
 ) -> Float[Tensor, "*batch n"]:
-    r"""Second level of the sampling: of an image that stands for a class, only the boxes of that class train, and as much background.
+    r"""Second level of the sampling: of an image drawn for a class, only the boxes of that class are used, and equally many of background.
 
     $$ \mathcal{P}' = \{i \in \mathcal{P} : y_i = d_i\}, \qquad \mathcal{N}' \subset \mathcal{N}, \quad
     |\mathcal{N}'| = \min(|\mathcal{P}'|, |\mathcal{N}|) $$
 
-    An image that was drawn for a rare class shows frequent ones as well, and would bring their imbalance back. Background is drawn from
-    all images of the mini-batch together: put them in one set. The calibrated head learns from these boxes by plain cross entropy, all
-    else is frozen.
+    An image that was drawn for a rare class shows frequent ones as well, which would bring the imbalance back. Background is drawn from all
+    images of the mini-batch together: put them in one set. The calibrated head learns from these boxes by plain cross entropy, all else is
+    frozen.
 
     Args:
         labels: class $y_i$ of each box; that of negatives is not used.
@@ -100,7 +100,7 @@ class CalibrationHead(nn.Module):
     Args:
         features: numbers of a pooled box, as 256 x 7 x 7.
         classes: number of classes with background.
-        hidden: width of both hidden layers.
+        hidden: $d$, width of both hidden layers.
     """
 
     def __init__(self, features: int, classes: int, *, hidden: int = 1024) -> None:

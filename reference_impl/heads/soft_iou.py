@@ -31,14 +31,14 @@ SMALLEST_WEIGHT, SMALLEST_VARIANCE = 1e-12, 1e-6
 
 
 class SoftIoU(nn.Module):
-    """A third branch beside classes and boxes: how well will the box fit that is predicted here?
+    """A third branch beside classes and boxes, which predicts how well the box fits that is predicted here.
 
     The tower is that of the other two branches of RetinaNet, four layers and one more. The authors train it last, everything else frozen.
 
     Args:
         channels: of the features.
         anchors: number of anchors at a location.
-        width: channels of the tower.
+        width: $d$, channels of the tower.
     """
 
     def __init__(self, channels: int, anchors: int, *, width: int = 256) -> None:
@@ -88,14 +88,14 @@ def soft_iou_loss(
 
 @checked
 def soft_iou_score(score: Float[Tensor, "*batch n"], logits: Float[Tensor, "*batch n"], *, share: float = 0.5) -> Float[Tensor, "*batch n"]:
-    r"""What a detection counts at inference: its class and its fit.
+    r"""The quality of a detection at inference: a mean of its class score and its estimated IoU.
 
     $$ \alpha s + (1 - \alpha)\,\sigma(x) $$
 
     Args:
         score: $s$, of the class, in [0, 1].
         logits: $x$ of the IoU.
-        share: $\alpha$ of the class.
+        share: $\alpha$, what the class counts, in [0, 1].
 
     Returns:
         The quality of each detection, in [0, 1].
@@ -124,7 +124,7 @@ def detection_heat(
         boxes: detections, absolute `(x1, y1, x2, y2)` in pixels.
         score: quality $s$ of each, in [0, 1].
         valid: the detections that are no padding; by default all.
-        spread: the part of a box that counts as its own.
+        spread: $r$, the part of the box's width and height that counts as its own.
 
     Returns:
         The map, at the centres of the pixels.
@@ -154,7 +154,7 @@ def detection_groups(
     lowest: float = 4.5 / 255,
     most: int = 100,
 ) -> tuple[Int[Tensor, "*batch n"], Int[Tensor, "*batch n"]]:
-    r"""Splits a crowd into groups that do not touch, and says how many objects each should be.
+    r"""Splits a crowd into groups that do not touch, and estimates how many objects each of them is.
 
     $$ \mathrm{round}\!\left(\frac{A}{\mathrm{median}_i\, r^2 w_i h_i}\right) $$
 
@@ -166,8 +166,8 @@ def detection_groups(
         boxes: detections, absolute `(x1, y1, x2, y2)` in pixels; widths and heights $w$, $h$.
         valid: the detections that are no padding; by default all.
         spread: the part $r$ of a box that counts as its own, in both directions.
-        lowest: what is lower than this part of the highest heat belongs to no group.
-        most: number of objects of a group, at most.
+        lowest: $\tau$, what is lower than this part of the highest heat belongs to no group.
+        most: $K$, number of objects of a group, at most.
 
     Returns:
         For each detection the index of the first one of its group, its own if it is in none; and the number of objects, from 1, of the
@@ -258,8 +258,8 @@ def em_merger(
 
     $$ \sum_i \alpha_i \min_j \mathrm{KL}(f_i \,\|\, g_j) $$
 
-    In turn, each detection goes to the Gaussian that is nearest by this measure, and each Gaussian takes over share, mean and variance of
-    the mixture of its detections. Axes are independent. No gradient passes through.
+    Two steps alternate: each detection goes to the Gaussian that is nearest by this measure, then each Gaussian takes share, mean and
+    variance of the mixture of its detections. Axes are independent. No gradient passes through.
 
     Args:
         boxes: detections, absolute `(x1, y1, x2, y2)` in pixels.
@@ -267,8 +267,8 @@ def em_merger(
         cluster: the Gaussian that each belongs to at first, 0 to n - 1, as from `agglomerative_clusters`. Numbers that do not occur are no
             Gaussians.
         valid: the detections that are no padding; by default all.
-        spread: the part of a box that counts as its own.
-        iterations: how often both steps are taken.
+        spread: $r$, the part of a box that counts as its own.
+        iterations: $T$, how often the two steps are taken.
 
     Returns:
         For each detection the number of its Gaussian, at last; then for each number the share, mean (x, y) and variance (x, y). The share
@@ -313,15 +313,15 @@ def distinct_gaussians(
     mass: float = 0.5,
     smallest: float = 5.0,
 ) -> Bool[Tensor, "*batch m"]:
-    r"""Drops Gaussians that share an object with another one, as more have been asked for than there are.
+    r"""Drops Gaussians that share an object with another one, which happens where more were asked for than there are objects.
 
-    Of a pair whose ellipses overlap, the one goes whose centre is the colder; those that overlap most are judged first, before all others
-    a pair of which one's centre lies in the other's ellipse. An ellipse holds the part $q$ of its Gaussian. On the way from one centre to
-    the other, of length $d$, there are $g$ pixels between them, fewer than 0 if they overlap:
+    Of a pair whose ellipses overlap, the one is dropped whose centre lies where the heat is lower. The pairs that overlap most are judged
+    first, and before all others those in which the centre of one lies in the ellipse of the other. An ellipse holds the part $q$ of its
+    Gaussian. Two of them overlap if the gap between them, in pixels on the line of length $d$ from centre to centre, is negative:
 
-    $$ g = d\left(1 - \frac{c}{u} - \frac{c}{v}\right), \qquad c = \sqrt{-2 \ln(1 - q)} $$
+    $$ d\left(1 - \frac{c}{u} - \frac{c}{v}\right) < 0, \qquad c = \sqrt{-2 \ln(1 - q)} $$
 
-    where $u$ and $v$ are $d$ in standard deviations of either. No gradient passes through.
+    where $u$ and $v$ are $d$ in standard deviations of the one and of the other. No gradient passes through.
 
     Args:
         heat: what `detection_heat` has drawn.
@@ -329,7 +329,8 @@ def distinct_gaussians(
         variance: of them.
         present: which of them there are, those with a share.
         mass: $q$ in (0, 1).
-        smallest: a Gaussian goes as well if it is at most this wide or high, in pixels, two standard deviations to either side.
+        smallest: $b$, a Gaussian is dropped as well if it is at most this wide or high, in pixels, measured over two standard deviations to
+            either side.
 
     Returns:
         Which of them stay.

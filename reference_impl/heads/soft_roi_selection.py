@@ -20,14 +20,14 @@ class SoftRoISelection(nn.Module):
     $$ y = \sum_l \sigma(a_l) \odot f_l, \qquad f_l = \mathrm{pool}(P_l, b), \qquad
     a = \mathrm{conv}_{3\times 3}(\mathrm{relu}(\mathrm{conv}_{1\times 1}([f_1, \dots, f_L]))) $$
 
-    $a_l$ is one number for each cell of the grid, the same for all channels. The levels do not compete: their weights need not sum to 1.
-    Every level has a gradient for every box, directly and by way of the weights.
+    $f_l$ is what a box $b$ pools from level $P_l$, and $a_l$ is one number for each cell of that grid, the same for all channels. The
+    levels do not compete: their weights need not sum to 1. Every level has a gradient for every box, directly and by way of the weights.
 
     Args:
         channels: of every level.
-        levels: how many.
-        size: cells along each side of the pooled features.
-        scale: size of the finest feature map relative to the image; each further one is half as fine.
+        levels: $L$, how many pyramid levels there are.
+        size: $s$, cells along each side of the pooled features.
+        scale: $r$, size of the finest feature map relative to the image; each further one is half as fine.
     """
 
     def __init__(self, channels: int, *, levels: int = 4, size: int = 7, scale: float = 0.25) -> None:

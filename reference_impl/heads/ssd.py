@@ -24,15 +24,15 @@ __all__ = ["SSD", "decode_offsets", "encode_offsets", "ssd_detections", "ssd_los
 class SSD(nn.Module):
     r"""Asks every level for the objects of its own size: one convolution for the classes and one for the boxes, no level sees another.
 
-    The finest level is not as deep as the others and has larger activations. Each location of it is brought to length 1, then every channel
+    The finest level is less deep than the others and has larger activations. Each location of it is brought to length 1, then every channel
     to a learned scale: $\hat x_c = \gamma_c x_c / \lVert x \rVert_2$.
 
     Every location has default boxes, of one size on a level:
 
     $$ s_k = s_{\min} + \frac{s_{\max} - s_{\min}}{m - 1} (k - 1), \qquad w = s_k \sqrt a, \quad h = s_k / \sqrt a $$
 
-    for $k = 1, \dots, m$, after a still finer level with a scale of its own. These are a square of $s_k$, one of $\sqrt{s_k s_{k+1}}$, then
-    for each aspect ratio $a$ the wide box and the tall one.
+    for the levels $k = 1, \dots, m$, after one finer level with a scale $s_0$ of its own. These are a square of $s_k$, one of
+    $\sqrt{s_ks_{k+1}}$, then for each aspect ratio $a$ the wide box and the tall one.
 
     Training matches them with the ground truth (`ssd_targets`), mines three negatives for each positive, and adds cross entropy to the
     smooth L1 loss of the offsets (`ssd_loss`), over the number of positives (`loss`). Inference is `ssd_detections` of what `forward`
@@ -45,10 +45,10 @@ class SSD(nn.Module):
         strides: pixels between two locations of each level; the authors have 8, 16, 32, 64, 100 and 300. By default the locations are
             spread evenly over the image, whatever its size.
         scale: $\gamma$ at the start.
-        finest: scale of the finest level. The scales are in shorter sides of the image.
+        finest: $s_0$, scale of the finest level. The scales are in shorter sides of the image.
         smallest: $s_{\min}$ of the second finest level.
         largest: $s_{\max}$, up to rounding.
-        decimals: the step from one scale to the next is rounded down to so many; the authors count in whole percents.
+        decimals: how many decimals the step from one scale to the next is rounded down to; the authors round it to whole percents.
         clip: whether boxes end at the border of the image.
 
     Raises:
@@ -316,7 +316,7 @@ def ssd_loss(
         labels: $y$, as `ssd_targets` gives them; the last class is background.
         targets: $t$, likewise.
         valid: the default boxes that count; by default all.
-        ratio: how many negatives count for each positive.
+        ratio: $r$, how many negatives count for each positive.
 
     Returns:
         Loss of class and of place for each default box.
@@ -343,7 +343,7 @@ def ssd_detections(
     threshold: float = 0.45,
     limit: int = 200,
 ) -> tuple[Float[Tensor, "*batch n c"], Float[Tensor, "*batch n 4"], Bool[Tensor, "*batch n c"]]:
-    """Turns all predictions of an image into boxes, and keeps the best of each class that overlap no better one of that class.
+    r"""Turns all predictions of an image into boxes, and keeps the best of each class that overlap no better one of that class.
 
     Args:
         logits: one for each of the foreground classes and, last, the background, which is never detected.
@@ -351,9 +351,9 @@ def ssd_detections(
         anchors: the default boxes, absolute `(x1, y1, x2, y2)` in pixels.
         center_variance: unit of the offsets, as in `decode_offsets`.
         size_variance: the same for the size.
-        lowest_score: a box with a lower probability is not detected.
-        threshold: IoU above which a box discards a worse one of its class.
-        limit: how many detections an image has at most, of all classes.
+        lowest_score: $p_{\min}$, a box with a lower probability is not detected.
+        threshold: $N_t$, IoU above which a box discards a worse one of its class.
+        limit: $D$, how many detections an image has at most, of all classes.
 
     Returns:
         Probability of each class for each box, the boxes, and which box is a detection of which class. Coordinates may be negative.
