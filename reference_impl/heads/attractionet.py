@@ -176,7 +176,7 @@ class AttractioNet(nn.Module):
         size: $s$, cells along each side of a search region; half as many of a box that is scored.
         bins: $M$, number of columns and of rows.
         context: $\gamma$, by which factor a box is enlarged to get its search region.
-        scale: $r$, size of the features relative to the image.
+        scale: $\rho$, size of the features relative to the image.
         iterations: $T$, rounds of scoring and refining.
         duplicate: $u$, IoU above which a box is a duplicate of a better one; from it on, a box has hardly moved.
         most: $k$, how many boxes of a round are refined.

@@ -35,7 +35,7 @@ def rectangle_features(
 ) -> Float[Tensor, "*batch n c"]:
     r"""Contrasts between adjacent rectangles of each window, each from a few numbers of the integral image, however large the window is.
 
-    $$ f = \frac{1}{s^2 \sigma} \Big( \sum_{(x, y) \in \text{grey}} i(x, y) - \sum_{(x, y) \in \text{white}} i(x, y) \Big), \qquad
+    $$ v = \frac{1}{s^2 \sigma} \Big( \sum_{(x, y) \in \text{grey}} i(x, y) - \sum_{(x, y) \in \text{white}} i(x, y) \Big), \qquad
     \sigma^2 = \frac{1}{N} \sum_{(x, y) \in b} i(x, y)^2 - m^2 $$
 
     Sums of pixels $i$ are differences of the integral image, $ii(x, y) = \sum_{x' \le x,\, y' \le y} i(x', y')$; that of $i^2$ gives
@@ -51,7 +51,7 @@ def rectangle_features(
         size: $s_0$, side of the window that `rectangles` are meant for.
 
     Returns:
-        $f$, in standard deviations of the window times pixels of a window of `size`; 0 in a window without contrast. It may be negative.
+        $v$, in standard deviations of the window times pixels of a window of `size`; 0 in a window without contrast. It may be negative.
     """
     images, boxes = widen(images), widen(boxes)
     sums = torch.stack([pad(x.double().cumsum(-1).cumsum(-2), (1, 0, 1, 0)) for x in (images, images.square())], -3)

@@ -50,7 +50,7 @@ class FineGrainedDynamicHead(nn.Module):
 
     Args:
         levels: how many levels there are.
-        width: $d$, channels of every level.
+        width: $w$, channels of every level.
         layers: $D$, how many layers the tower has.
         tau: $\tau$ of `restricted_tanh`.
         groups: $G$ of the group normalisation.

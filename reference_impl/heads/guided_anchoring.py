@@ -215,8 +215,8 @@ class GuidedAnchoring(nn.Module):
     Args:
         channels: of the features.
         classes: outputs of the classifier for each anchor; 1 in a proposal network.
-        width: $d$, channels of the adapted features.
-        groups: $g$, how many groups of channels have offsets of their own.
+        width: $n$, channels of the adapted features.
+        groups: $G$, how many groups of channels have offsets of their own.
         prior: $\pi$, probability of a centre, and of an object, at the start.
     """
 

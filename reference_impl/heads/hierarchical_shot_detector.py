@@ -172,7 +172,7 @@ class HSDContext(nn.Module):
 
     Args:
         channels: of the two maps together.
-        width: $d$, channels of the result.
+        width: $w$, channels of the result.
     """
 
     def __init__(self, channels: int, *, width: int = 256) -> None:

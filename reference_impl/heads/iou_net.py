@@ -138,8 +138,8 @@ class IoUNet(nn.Module):
     Args:
         channels: of every level.
         classes: number of foreground classes; each has a prediction of its own.
-        width: $d$ of the two fully connected layers.
-        size: $s$, cells along each side of the pooled features.
+        width: $n$ of the two fully connected layers.
+        size: $m$, cells along each side of the pooled features.
         scale: $r$, size of the finest feature map relative to the image.
         finest_size: $s_1$, side of a square from which on boxes are pooled from the second level; from twice that on from the third, and so
             on.

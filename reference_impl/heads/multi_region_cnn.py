@@ -146,8 +146,8 @@ class MultiRegionCNN(nn.Module):
     Args:
         channels: of the features.
         classes: number of foreground classes.
-        width: $d$ of the fully connected layers.
-        size: $s$, cells along each side of a region.
+        width: $h$ of the fully connected layers.
+        size: $m$, cells along each side of a region.
         scale: $r$, size of the features relative to the image.
         context: $\gamma$, by which factor the box is enlarged for the regressor.
         rate: $\rho$, share of the outputs of a fully connected layer that are dropped in training.
@@ -157,8 +157,8 @@ class MultiRegionCNN(nn.Module):
         threshold: $u_T$, IoU above which a box is suppressed by a better one, at the end.
         per_class: $k$, boxes of a class that go through the rounds, and detections of a class, at most.
         semantic_channels: $c_s$ of the segmentation-aware features; 0 without them.
-        semantic_width: $d_s$ of the fully connected layer for these.
-        semantic_size: $s_s$, cells along each side of their region.
+        semantic_width: $h_s$ of the fully connected layer for these.
+        semantic_size: $m_s$, cells along each side of their region.
     """
 
     def __init__(

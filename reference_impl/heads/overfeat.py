@@ -163,7 +163,7 @@ def merge_predictions(
 
 
 class OverFeat(nn.Module):
-    """A classifier and a box regressor that slide over the last layer as convolutions, three times as densely as its pooling would allow.
+    r"""A classifier and a box regressor that slide over the last layer as convolutions, three times as densely as its pooling would allow.
 
     The last pooling is done from each of its `pool` x `pool` offsets; each of the pooled maps is classified, and the results are
     interleaved, so that windows are one cell of the unpooled layer apart. Every window also predicts the edges of its object, by a
@@ -173,14 +173,14 @@ class OverFeat(nn.Module):
         channels: of the last layer, before its pooling.
         classes: number $C$ of foreground classes; background comes last.
         size: $k$, rows and columns of pooled cells that a window has.
-        pool: $p$, rows and columns of a region of the pooling, which do not overlap; as many offsets either way.
+        pool: $n$, rows and columns of a region of the pooling, which do not overlap; as many offsets either way.
         hidden_6: $h_6$, units of the classifier's first layer, the sixth of the network.
         hidden_7: $h_7$, units of its second.
         regression_1: $r_1$, units of the regressor's first layer.
         regression_2: $r_2$, units of its second.
         dropout: $q$, share of the classifier's units that training leaves out.
         per_class: whether each class has its own last layer of the regressor.
-        stride: $s$, pixels from one cell of the unpooled layer to the next.
+        stride: $\Delta$, pixels from one cell of the unpooled layer to the next.
         field: $F$, pixels, rows and columns, of the window that one location sees.
     """
 

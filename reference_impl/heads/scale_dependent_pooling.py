@@ -98,7 +98,7 @@ def scale_dependent_detections(
         alive: the proposals that were not rejected, as `CascadedRejection` gives them; by default all.
         image_size: width and height; boxes are cut off there. Without it they are not.
         threshold: $N_t$, IoU above which a box discards a worse one of its class.
-        limit: $D$, how many detections an image has at most, of all classes.
+        limit: $N$, how many detections an image has at most, of all classes.
 
     Returns:
         Scores in [0, 1] and boxes of each proposal and class, and which of them are detections. Coordinates may be negative.

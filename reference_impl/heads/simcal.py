@@ -100,7 +100,7 @@ class CalibrationHead(nn.Module):
     Args:
         features: numbers of a pooled box, as 256 x 7 x 7.
         classes: number of classes with background.
-        hidden: $d$, width of both hidden layers.
+        hidden: $h$, width of both hidden layers.
     """
 
     def __init__(self, features: int, classes: int, *, hidden: int = 1024) -> None:

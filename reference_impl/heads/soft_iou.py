@@ -38,7 +38,7 @@ class SoftIoU(nn.Module):
     Args:
         channels: of the features.
         anchors: number of anchors at a location.
-        width: $d$, channels of the tower.
+        width: $n$, channels of the tower.
     """
 
     def __init__(self, channels: int, anchors: int, *, width: int = 256) -> None:

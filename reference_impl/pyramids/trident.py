@@ -143,8 +143,8 @@ def scale_aware_detections(
         boxes: absolute `(x1, y1, x2, y2)`, the same for all classes, in the pixels that `ranges` are in.
         ranges: the smallest and the largest size of each branch, as in `scale_aware_boxes`.
         lowest_score: $s_{min}$, a box with less is not detected.
-        max_overlap: $u$, IoU above which a box discards a worse one of its class.
-        limit: $N$, how many detections an image has at most, of all classes and branches.
+        max_overlap: $N_t$, IoU above which a box discards a worse one of its class.
+        limit: $D$, how many detections an image has at most, of all classes and branches.
 
     Returns:
         Which box is a detection of which class.
