@@ -18,8 +18,8 @@ def guided_loss(loss: Float[Tensor, "*batch n"], *, w_reg: float = 1.0) -> Float
 
     is the weight of classification (survey, Eq. 24). $L_{Reg}$ is the sum of all losses but the first; each of these keeps the weight
     $w_{reg}$. The total loss is the sum of the losses times their weights. Classification then makes one half of it, and its gradient keeps
-    its direction. The weights are constants: if a gradient passed through them, the scaled loss of classification would be
-    $w_{reg}L_{Reg}$, which does not depend on the classifier. With several processes, give `world_mean(loss)`.
+    its direction. No gradient passes through the weights: with one, the scaled loss of classification would be $w_{reg}L_{Reg}$, which does
+    not depend on the classifier. With several processes, give `world_mean(loss)`.
 
     Args:
         loss: one for each of $n$ tasks, >= 0, classification first; each the sum over its boxes divided by its own normaliser, which for

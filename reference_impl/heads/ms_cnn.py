@@ -208,8 +208,8 @@ def branch_loss(
     \mathrm{smooth}_{L1}(\bar t - \hat t)\right) $$
 
     The whole loss is the sum over the branches $m$ plus that of the detection sub-network, with $\alpha_m = 0.9$ for the finest level.
-    Offsets $t$ count as $\bar t$, limited as in `decode_proposals`. Outside their range the derivative would be 0; there the gradient of
-    $\bar t$ is passed on, which pulls them back.
+    Offsets $t$ count as $\bar t$, limited as in `decode_proposals`. Outside their range the gradient is not the derivative, which is 0
+    there, but that on $\bar t$, so that it pulls them back.
 
     Args:
         logits: of $C + 1$ classes, background last, of the anchors of one branch.
