@@ -315,7 +315,7 @@ def _address(path: str) -> str:
 
 
 def _values(values: Any) -> str:
-    """Numbers for a table cell, short but not rounded to a lie: 0 is -0, too, and the smallest that keeps a power or logarithm finite."""
+    """Numbers for a table cell, short but not rounded to a lie; no more than the smallest normal float64, and -0, are 0."""
     if isinstance(values, Tensor):
         values = values.tolist()
     if isinstance(values, (list, tuple)):
