@@ -1,5 +1,6 @@
 """Laws of focal loss."""
 
+import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
@@ -34,3 +35,14 @@ def test_very_easy_boxes_keep_their_digits(device: str) -> None:
     background = torch.ones(1, dtype=torch.int64, device=device)
     exact = focal_loss(logits.double(), background)
     torch.testing.assert_close(focal_loss(logits, background).double(), exact, rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize("n", [1, 20_000])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0])
+def test_certainty_has_a_gradient_only_where_it_is_wrong(gamma: float, n: int, device: str) -> None:
+    """Also for powers below 1, whose slope is infinite where the error is 0."""
+    logits = torch.tensor([800.0, -800.0], dtype=torch.float64, device=device).repeat(n, 1).requires_grad_()
+    right, wrong = torch.zeros(n, dtype=torch.int64, device=device), torch.ones(n, dtype=torch.int64, device=device)
+    for labels, slope in ((right, [0.0, 0.0]), (wrong, [0.75, -0.25])):
+        (gradient,) = torch.autograd.grad(focal_loss(logits, labels, gamma=gamma).sum(), logits)
+        torch.testing.assert_close(gradient, logits.new_tensor(slope).expand(n, 2))

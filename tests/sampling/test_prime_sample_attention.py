@@ -130,6 +130,11 @@ def test_clusters_are_those_of_suppression(device: str) -> None:
         assert {j: best for best, members in groups.items() for j in members} == {j: cluster[i, j].item() for j in among}
 
 
+def test_a_box_that_overlaps_by_the_threshold_and_no_more_is_alone(device: str) -> None:
+    boxes = torch.tensor([[0.0, 0.0, 16.0, 16.0], [0.0, 0.0, 16.0, 8.0], [0.0, 0.0, 16.0, 9.0]], device=device)
+    assert nms_clusters(boxes, torch.tensor([3.0, 2.0, 1.0], device=device)).tolist() == [0, 1, 0]
+
+
 def test_draw_is_the_definition(device: str) -> None:
     """Clusters ranked inside, then across; the rest at random, with the least of the weights."""
     b = negatives(device)
