@@ -12,7 +12,7 @@ __all__ = ["task_weighting"]
 
 @checked
 def task_weighting(loss: Float[Tensor, "*batch n"], factor: Float[Tensor, "n"] | None = None) -> Float[Tensor, "*batch n"]:
-    r"""Lets each task count a constant number of times, whatever the losses are.
+    r"""Gives each task a constant weight, whatever the losses are.
 
     $$ L = \sum_{t} \lambda_t L_t $$
 

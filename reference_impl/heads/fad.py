@@ -135,7 +135,7 @@ def fad_genotype(logits: Float[Tensor, "*batch n c"], *, kept: int = 2) -> Int[T
 
 
 class FADTower(nn.Module):
-    """The tower that a search has found, to be trained in earnest: of each edge one candidate is left, built for itself.
+    """The tower that a search has found, to be trained anew: of each edge that stays, one candidate is left, built on its own.
 
     A second cell reads the given features and, through a 1x1 convolution, the states of the first; and so on. Otherwise as `FAD`, but
     that narrowing and widening have biases.

@@ -26,7 +26,7 @@ def hsd_boxes(
     center_std: float = 0.1,
     size_std: float = 0.2,
 ) -> tuple[Float[Tensor, "*batch n 4"], Float[Tensor, "*batch n 4"]]:
-    r"""The boxes that each of the two modules classifies: it regresses first.
+    r"""The boxes that each of the two modules classifies, after it has regressed them.
 
     $$ b_1 = \mathrm{decode}(\sigma\, d_1, a), \qquad b_2 = \mathrm{decode}\left(\frac{\sigma}{2}\, d_2, b_1\right) $$
 

@@ -128,7 +128,7 @@ def iou_guided_nms(
 
 
 class IoUNet(nn.Module):
-    r"""A branch beside classifier and regressor that predicts the IoU of any box with its object, and can be raised by moving the box.
+    r"""A branch beside classifier and regressor that predicts the IoU of any box with its object; moving the box can raise it.
 
     $$ p(b) = \tfrac12 \bigl(1 + W_3\, \mathrm{relu}(W_2\, \mathrm{relu}(W_1\, \mathrm{PrPool}(P, b)))\bigr), \qquad
     b \leftarrow b + \lambda\, \frac{\partial p_y(b)}{\partial b} \odot (w, h, w, h) $$

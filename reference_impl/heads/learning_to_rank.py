@@ -44,7 +44,7 @@ def pairwise_ranking_loss(
     levels: int = 10,
     hardest: int = 256,
 ) -> Float[Tensor, "*batch"]:
-    r"""Teaches the candidate with the higher IoU to have the higher score, by the pairs that are furthest from it.
+    r"""Trains the scores so that the candidate with the higher IoU has the higher one, on the pairs that are furthest from that.
 
     $$ L = \frac{1}{|P'|} \sum_{(i, j) \in P'} \ln(1 + e^{x_j - x_i}), \qquad
     P' \subset P = \{(i, j) : t_i = t_j,\; \mathrm{level}(\mathrm{IoU}_i) > \mathrm{level}(\mathrm{IoU}_j)\} $$

@@ -15,7 +15,7 @@ __all__ = ["GuidedRefinement", "ObjectnessModule", "objectness_module", "without
 
 @checked
 def objectness_module(features: Float[Tensor, "*batch n k"], logits: Float[Tensor, "*batch n c"]) -> Float[Tensor, "*batch n k"]:
-    r"""Strengthens the features of a location before its anchors are classified, the more the likelier one of them is an object.
+    r"""Strengthens the features of a location before its anchors are classified, and more so the likelier one of them is an object.
 
     $$ f_i' = f_i\,(1 + \max_a \sigma(x_{i,a})) $$
 
@@ -35,7 +35,7 @@ def objectness_module(features: Float[Tensor, "*batch n k"], logits: Float[Tenso
 def without_easy_anchors(
     score: Float[Tensor, "*batch n c"], objectness: Float[Tensor, "*batch n"], *, threshold: float = 0.01
 ) -> Float[Tensor, "*batch n c"]:
-    r"""Sets all class scores of an anchor to 0 that a binary classifier takes for background, before anything else is done with it.
+    r"""Sets to 0 all scores of anchors that a binary classifier takes for background, before anything else is done with them.
 
     $$ s_c' = \begin{cases} s_c, & o > \theta \\ 0, & \text{otherwise} \end{cases} $$
 

@@ -31,7 +31,7 @@ SMALLEST_WEIGHT, SMALLEST_VARIANCE = 1e-12, 1e-6
 
 
 class SoftIoU(nn.Module):
-    """A third branch beside classes and boxes, which predicts how well the box fits that is predicted here.
+    """A third branch beside classes and boxes, which predicts how well the predicted box fits.
 
     The tower is that of the other two branches of RetinaNet, four layers and one more. The authors train it last, everything else frozen.
 

@@ -23,7 +23,7 @@ CANDIDATES = ("none", "skip", *CONVOLUTIONS)
 
 
 class AutoFPN(nn.Module):
-    r"""Joins any level to any other, each two by the operation that a search has chosen for them.
+    r"""Joins any level to any other, each pair by the operation that a search has chosen for it.
 
     $$ P_i = \sum_j o_{ij}\bigl(\mathrm{resize}(\mathrm{conv}_{1\times 1}(C_j))\bigr) $$
 

@@ -71,7 +71,7 @@ class DetNAS(nn.Module):
 
 
 class DetNASSearch(nn.Module):
-    """The network in which such a backbone is searched: every block is there in all its forms, and each call goes through one of them.
+    """The network in which such a backbone is searched: every block is there in all its forms, and a call uses one form of each.
 
     In each training step it runs an architecture drawn at random, by `random_architecture`, so that no form of a block relies on one form
     of the next; it learns first to classify, then to detect. A candidate is then judged by the accuracy of the detector with it, at the

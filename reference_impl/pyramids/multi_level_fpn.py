@@ -16,7 +16,7 @@ REDUCTION = 16
 
 
 class MultiLevelFPN(nn.Module):
-    r"""Makes one pyramid after the other, each from the one before, and stacks what they have of the same size.
+    r"""Makes one pyramid after the other, each from the one before, and stacks their maps of equal size.
 
     $$ B = [\mathrm{conv}_3(C_4),\; \mathrm{up}(\mathrm{conv}_1(C_5))], \qquad
     T^{(1)} = \mathrm{TUM}_1(\mathrm{conv}_1(B)), \qquad T^{(l)} = \mathrm{TUM}_l([\mathrm{conv}_1(B),\; T^{(l-1)}_1]) $$

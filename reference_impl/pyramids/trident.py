@@ -82,7 +82,7 @@ class _Block(nn.Module):
 
 @checked
 def scale_aware_boxes(boxes: Float[Tensor, "*#batch n 4"], ranges: Float[Tensor, "*#batch k 2"]) -> Bool[Tensor, "*#batch n k"]:
-    r"""Leaves each branch the boxes of its sizes, and with overlapping ranges some boxes two branches.
+    r"""Says which boxes belong to each branch, by size; where ranges overlap, a box belongs to two branches.
 
     $$ l_j^2 \le w h \le u_j^2 $$
 
