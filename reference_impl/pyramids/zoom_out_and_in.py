@@ -18,7 +18,7 @@ FINER: tuple[Widths, Widths] = ((3, 4, 6, 5, 6, 4), (5, 4, 5, 4, 5, 4))
 
 
 class ZoomOutAndIn(nn.Module):
-    r"""Enlarges the deepest map again, with nothing from the backbone on the way, and only then joins it with the backbone, channel by channel.
+    r"""Enlarges the deepest map again, with nothing from the backbone on the way, and only then joins the two, channel by channel.
 
     $$ B_5 = I_5(C_5), \qquad B_4 = \mathrm{conv}_1(\mathrm{up}(B_5)), \qquad B_3 = \mathrm{conv}_1(\mathrm{up}(I_4(B_4))) $$
 
