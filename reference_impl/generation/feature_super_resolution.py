@@ -28,8 +28,8 @@ def receptive_field_mismatch(
 ) -> Float[Tensor, "*batch n"]:
     r"""Says how much more of its image the features of a small region see in a half-size image, if one backbone extracts both.
 
-    $$ \frac{\mathrm{RRF}(w / 2, I / 2)}{\mathrm{RRF}(w, I)} = 2 - \frac{w}{c + w}, \qquad \mathrm{RRF}(w, I) = \frac{R + (w - 1) D}{I},
-    \quad c = \frac{R}{D} - 1 $$
+    $$ \frac{\mathrm{RRF}(w / 2, I / 2)}{\mathrm{RRF}(w, I)} = 2 - \frac{w}{c + w}, \quad \mathrm{RRF}(w, I) = \frac{R + (w - 1) \Delta}{I},
+    \quad c = \frac{R}{\Delta} - 1 $$
 
     RRF is the relative receptive field, the share of an image $I$ pixels wide that the region's features see. For a large region the ratio
     is 1: both see the same part of the scene. A small one sees twice as much surroundings at half size, so what it looks like at full
@@ -38,7 +38,7 @@ def receptive_field_mismatch(
     Args:
         width: $w$ of a region at full size, in cells of the features.
         receptive_field: $R$ of one cell, in pixels; 196 for the last convolution of VGG-16.
-        stride: $D$ of the features, in pixels.
+        stride: $\Delta$ of the features, in pixels.
 
     Returns:
         The ratio of the two relative receptive fields, from 1 to 2.
