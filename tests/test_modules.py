@@ -1,5 +1,7 @@
 """What every pyramid keeps, made as its entry says: any sizes, any dtype, one graph, and every parameter learns."""
 
+import copy
+import pickle
 from itertools import pairwise
 
 import pytest
@@ -116,3 +118,17 @@ def test_no_images(case: Case) -> None:
     none = {name: tree_map_only(Tensor, lambda y: y[:0], x) if isinstance(x, list) or name in batched else x for name, x in given.items()}
     found, expected = ([y for y in tree_leaves(module(**inputs)) if isinstance(y, Tensor)] for inputs in (none, given))
     assert [x.shape[1:] for x in found] == [y.shape[1:] for y in expected]
+
+
+@pytest.mark.parametrize("case", MODULES.values(), ids=lambda case: case.name)
+def test_a_copy_computes_the_same(case: Case) -> None:
+    """By `deepcopy`, by pickle, and by the state of one in another, all after a call; and whatever the default device is."""
+    make = resolve(case.id, case.golden.call)
+    module, other = make(**case.golden.init).eval(), make(**case.golden.init).eval()
+    given = arguments(CATALOG, make, case.golden.args, torch.float32)
+    expected = [x for x in tree_leaves(module(**given)) if isinstance(x, Tensor)]
+    other.load_state_dict(module.state_dict())
+    for same in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), other):
+        with torch.device("meta"):
+            found = [x for x in tree_leaves(same(**given)) if isinstance(x, Tensor)]
+        assert all(map(torch.equal, found, expected))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from reference_impl.ops.levels import check_levels, resize_like
 
@@ -69,8 +70,8 @@ class _NonLocal(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         theta, phi, g = (layer(x).flatten(2).mT for layer in (self.theta, self.phi, self.g))
         attention = (theta @ phi.mT).softmax(-1)
-        seen: Tensor = self.out((attention @ g).mT.reshape(x.shape))
-        return x + seen
+        seen = linear(attention @ g, self.out.weight.flatten(1), self.out.bias)
+        return x + seen.mT.reshape(x.shape)
 
 
 def _convolution(width: int) -> nn.Sequential:
