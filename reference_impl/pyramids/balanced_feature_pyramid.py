@@ -70,6 +70,7 @@ class _NonLocal(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         theta, phi, g = (layer(x).flatten(2).mT for layer in (self.theta, self.phi, self.g))
         attention = (theta @ phi.mT).softmax(-1)
+        # Rows, not yet a map: where sizes change, torch's compiler for the CPU cannot lower a convolution of a matrix product.
         seen = linear(attention @ g, self.out.weight.flatten(1), self.out.bias)
         return x + seen.mT.reshape(x.shape)
 
