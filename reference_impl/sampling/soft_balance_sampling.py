@@ -41,10 +41,13 @@ def soft_balance_sampling(
         shows = shows.to(dtype)
         share = (shows * _of_class(shows.sum(-2, keepdim=True), alpha)).sum(-1)
     else:
-        count = reduce(torch.add, [shows[..., rows, :].to(dtype).sum(-2, keepdim=True) for rows in blocks])
+        # All parts become numbers in the same memory, as getting new memory can take longer than filling it.
+        scratch = torch.empty_like(shows[..., blocks[0], :], dtype=dtype)
+        parts = [(scratch[..., : block.shape[-2], :], block) for block in (shows[..., rows, :] for rows in blocks)]
+        count = reduce(torch.add, [part.copy_(block).sum(-2, keepdim=True) for part, block in parts])
         column = _of_class(count, alpha).mT
         with in_full_precision(column):
-            share = torch.cat([shows[..., rows, :].to(dtype) @ column for rows in blocks], -2).squeeze(-1)
+            share = torch.cat([part.copy_(block) @ column for part, block in parts], -2).squeeze(-1)
     share = share.masked_fill_((progress < start)[..., None], 1)
     return share / share.sum(-1, keepdim=True).clamp_min_(torch.finfo(dtype).tiny)
 
