@@ -128,7 +128,7 @@ def _negative_loss(logits: Tensor, share: Tensor, labels: Tensor, *, gamma: floa
         z = _logit_of_rest(logits, p, _log(p))
         return factor * (z.sigmoid().clamp(min=torch.finfo(z.dtype).tiny) ** gamma * -logsigmoid(-z)).sum(-1)
 
-    def kernel(x: Tensor, own: bool, rows: slice, loss: Tensor, slope: Tensor, spare: Tensor) -> None:
+    def kernel(x: Tensor, own: bool, rows: slice | Tensor, loss: Tensor, slope: Tensor, spare: Tensor) -> None:
         if not own:
             index = labels_of_image[image[rows]]
             p = spare.zero_().scatter_reduce_(-1, index, share_of_row[rows], "amax").gather(-1, index)

@@ -67,7 +67,7 @@ def equalization_loss(
         weight = equalization_weight(labels, frequency, threshold=threshold).to(logits.dtype)
         return binary_cross_entropy_with_logits(logits, own.to(logits.dtype), weight, reduction="none").sum(-1)
 
-    def kernel(x: Tensor, own: bool, rows: slice, loss: Tensor, slope: Tensor, spare: Tensor) -> None:
+    def kernel(x: Tensor, own: bool, rows: slice | Tensor, loss: Tensor, slope: Tensor, spare: Tensor) -> None:
         if own:
             entropy_of_negatives(-x, torch.sigmoid(-x, out=slope), loss, spare)
             slope.neg_()

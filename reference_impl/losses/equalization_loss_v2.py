@@ -57,7 +57,7 @@ def equalization_loss_v2(
         weight = torch.where(own, 1 + alpha - alpha * push, push)
         return binary_cross_entropy_with_logits(logits, own.to(logits.dtype), weight, reduction="none").sum(-1)
 
-    def kernel(x: Tensor, own: bool, rows: slice, loss: Tensor, slope: Tensor, spare: Tensor) -> None:
+    def kernel(x: Tensor, own: bool, rows: slice | Tensor, loss: Tensor, slope: Tensor, spare: Tensor) -> None:
         wrong, weight = (-x, 1 + alpha - alpha * push[own_class(labels.reshape(-1)[rows], len(push))[0]]) if own else (x, push)
         entropy_of_negatives(wrong, torch.sigmoid(wrong, out=slope), loss, spare).mul_(weight)
         slope.mul_(-weight if own else weight)

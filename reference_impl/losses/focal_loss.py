@@ -60,7 +60,7 @@ def focal_loss(
         weight = torch.where(own, logits.new_full((), alpha), 1 - alpha) * _power((-signed).sigmoid(), gamma)
         return (weight * -logsigmoid(signed)).sum(-1)
 
-    def kernel(x: Tensor, own: bool, rows: slice, loss: Tensor, slope: Tensor, spare: Tensor) -> None:
+    def kernel(x: Tensor, own: bool, rows: slice | Tensor, loss: Tensor, slope: Tensor, spare: Tensor) -> None:
         focal_negatives(-x if own else x, gamma, alpha if own else 1 - alpha, loss, slope, spare)
         if own:
             slope.neg_()

@@ -111,7 +111,7 @@ def ghm_c(
         of_entry = weight.gather(-1, bin_index((-signed).sigmoid().flatten(-2), bins=bins)).view(signed.shape)
         return (of_entry * -logsigmoid(signed)).sum(-1)
 
-    def kernel(x: Tensor, own: bool, rows: slice, loss: Tensor, slope: Tensor, spare: Tensor) -> None:
+    def kernel(x: Tensor, own: bool, rows: slice | Tensor, loss: Tensor, slope: Tensor, spare: Tensor) -> None:
         wrong = -x if own else x
         error = torch.sigmoid(wrong, out=slope)
         entropy_of_negatives(wrong, error, loss, spare)

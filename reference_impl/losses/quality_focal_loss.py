@@ -46,7 +46,7 @@ def quality_focal_loss(
         distance = distance if beta >= 2 else distance.clamp_min(tiny)
         return (distance**beta * binary_cross_entropy_with_logits(logits, target, reduction="none")).sum(-1)
 
-    def kernel(x: Tensor, own: bool, rows: slice, loss: Tensor, slope: Tensor, spare: Tensor) -> None:
+    def kernel(x: Tensor, own: bool, rows: slice | Tensor, loss: Tensor, slope: Tensor, spare: Tensor) -> None:
         if not own:
             focal_negatives(x, beta, 1, loss, slope, spare)
             return

@@ -8,6 +8,7 @@ the same small tensors, since getting new memory can take longer than filling it
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from reference_impl.ops.numerics import is_plain, safe_divide, unhooked
 __all__ = ["entropy_of_negatives", "focal_negatives", "own_class", "own_logit_and_mean_of_others", "row_blocks", "sum_over_classes"]
 
 Formula = Callable[[Tensor, Tensor], Tensor]
-Kernel = Callable[[Tensor, bool, slice, Tensor, Tensor, Tensor], object]
+Kernel = Callable[[Tensor, bool, slice | Tensor, Tensor, Tensor, Tensor], object]
 
 # Numbers of entries: up to the first a formula is as fast as blocks, of the second is a block that a core's cache holds, and of the third
 # one elsewhere, where blocks only bound the memory.
@@ -112,36 +113,48 @@ class _SumOverClasses(torch.autograd.Function):
 def _by_blocks(logits: Tensor, labels: Tensor, kernel: Kernel, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
     """The loss of each box, and the gradient of their sum. Tensors have one place more, for the own entry that background lacks."""
     x = logits.reshape(-1, logits.shape[-1])
-    place, own_loss, own_slope = _own_entries(x, labels, kernel)
+    blocks = row_blocks(x)
+    place, own_loss, own_slope, bounds = _own_entries(x, labels, kernel, [*(rows.start for rows in blocks), len(x)])
     loss = x.new_empty(labels.shape)
     of_row = loss.view(-1)
     gradient = x.new_empty(x.numel() + 1) if with_gradient else None
-    blocks = row_blocks(x)
     scratch = [x.new_empty(x[blocks[0]].numel() + 1) for _ in range(2 if with_gradient else 3)]
-    for rows in blocks:
+    for rows, (begin, end) in zip(blocks, pairwise(bounds), strict=True):
         block, start = x[rows], rows.start * x.shape[-1]
         size = block.numel()
         flat = scratch if gradient is None else [*scratch, gradient[start : start + size]]
         others_loss, spare, slope = (t[:size].view(block.shape) for t in flat)
         kernel(block, False, rows, others_loss, slope, spare)
-        own = (place[rows] - start).clamp_(max=size)
-        scratch[0].scatter_(0, own, own_loss[rows])
+        own = (place[begin:end] - start).clamp_(max=size)
+        scratch[0].scatter_(0, own, own_loss[begin:end])
         if gradient is not None:
             # Background's goes to the next block's first place, which that block overwrites.
-            gradient[start:].scatter_(0, own, own_slope[rows])
+            gradient[start:].scatter_(0, own, own_slope[begin:end])
         torch.sum(others_loss, -1, out=of_row[rows])
     return loss, None if gradient is None else gradient[:-1].view(logits.shape)
 
 
-def _own_entries(x: Tensor, labels: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the entry of each box's own class is among all, its loss and its derivative; for background, the place behind all."""
-    index, is_class = own_class(labels.reshape(-1), x.shape[-1])
-    own = x.gather(-1, index)
+def _own_entries(x: Tensor, labels: Tensor, kernel: Kernel, bounds: list[int]) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """Where the own entries are among all, their losses and derivatives, and how many of them are of boxes before each of `bounds`.
+
+    Background has none, but it has one in the place behind all where the others may not be counted.
+    """
+    index, is_class = (t.squeeze(-1) for t in own_class(labels.reshape(-1), x.shape[-1]))
+    box = torch.arange(len(x), device=x.device)
+    if _may_be_counted(is_class):
+        box = is_class.nonzero().squeeze(-1)
+        bounds = torch.searchsorted(box, box.new_tensor(bounds)).tolist()
+    index, is_class = index[box], is_class[box]
+    own = x[box, index][:, None]
     loss, slope, spare = (torch.empty_like(own) for _ in range(3))
-    kernel(own, True, slice(None), loss, slope, spare)
-    first = torch.arange(0, x.numel(), x.shape[-1], device=x.device)
-    place = first.add_(index.squeeze(-1)).masked_fill_(~is_class.squeeze(-1), x.numel())
-    return place, loss.squeeze(-1), slope.squeeze(-1)
+    kernel(own, True, box, loss, slope, spare)
+    place = index.add_(box, alpha=x.shape[-1]).masked_fill_(~is_class, x.numel())
+    return place, loss.squeeze(-1), slope.squeeze(-1), bounds
+
+
+def _may_be_counted(mask: Tensor) -> bool:
+    """The host would have to wait for another device."""
+    return mask.device.type == "cpu"
 
 
 def _scratch(block: Tensor, count: int) -> Tensor:

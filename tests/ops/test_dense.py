@@ -67,6 +67,14 @@ def agree(computed: Any, expected: Any) -> None:
     torch.testing.assert_close(computed, expected, rtol=1e-12, atol=1e-14)
 
 
+@pytest.fixture(params=[True, False], ids=["counted", "not counted"])
+def counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not counted are boxes with a class on a device, also here on the CPU."""
+    if not request.param:
+        monkeypatch.setattr(dense, "_may_be_counted", lambda _: False)
+
+
+@pytest.mark.usefixtures("counted")
 @pytest.mark.parametrize("batch", [(), (3,), (2, 1)], ids=str)
 def test_it_is_the_formula(loss: Loss, batch: tuple[int, ...], device: str) -> None:
     given = boxes(device, *batch)
