@@ -153,7 +153,7 @@ def _own_entries(x: Tensor, labels: Tensor, kernel: Kernel, bounds: list[int]) -
 
 
 def _may_be_counted(mask: Tensor) -> bool:
-    """The host would have to wait for another device."""
+    """Whether the host may ask how many are true: it would have to wait for another device."""
     return mask.device.type == "cpu"
 
 

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from reference_impl.losses import equalization_loss, equalization_loss_v2, equalization_v2_gradients, equalization_v2_scores
+from tests.inputs import all_input_is_large
 
 C = 5
 
@@ -43,6 +44,18 @@ def test_the_logit_of_a_rare_class_has_no_gradient_from_other_objects(device: st
     spared = (labels != 2) & (labels != C)
     assert (logits.grad[spared, 2] == 0).all()
     assert (logits.grad[~spared, 2] != 0).all()
+
+
+def test_frequencies_that_change_after_the_call_change_no_gradient(device: str) -> None:
+    """Of much input, whose gradient is made again for a second backward pass."""
+    logits, labels = boxes(device)
+    logits.requires_grad_()
+    frequency = torch.zeros(C, device=device)
+    with all_input_is_large():
+        loss = equalization_loss(logits, labels, frequency).sum()
+        before = torch.autograd.grad(loss, logits, retain_graph=True)
+        frequency.fill_(1)
+        torch.testing.assert_close(torch.autograd.grad(loss, logits), before)
 
 
 def test_at_the_start_and_in_balance_version_two_is_cross_entropy(device: str) -> None:

@@ -190,6 +190,14 @@ def test_no_boxes_and_no_images(pool: Callable[..., Tensor], how: dict[str, Any]
 
 
 @every_pool
+def test_maps_and_boxes_may_differ_in_precision(pool: Callable[..., Tensor], how: dict[str, Any], device: str) -> None:
+    features, boxes = (x.to(device) for x in maps_and_boxes(dtype=torch.float32))
+    expected = pool(features.double(), boxes.double(), scale=0.25, **how)
+    for given in ((features, boxes.double()), (features.double(), boxes)):
+        torch.testing.assert_close(pool(*given, scale=0.25, **how).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@every_pool
 def test_autocast_changes_nothing(pool: Callable[..., Tensor], how: dict[str, Any], device: str) -> None:
     features, boxes = (x.to(device) for x in maps_and_boxes(dtype=torch.float32))
     with torch.autocast(device, dtype=torch.bfloat16):

@@ -92,6 +92,13 @@ def test_scores_are_not_overwritten(device: str) -> None:
     assert scores._version == 0
 
 
+def test_the_default_device_does_not_matter(device: str) -> None:
+    boxes, scores = (x.to(device) for x in boxes_in_a_window(1, 40))
+    expected = soft_nms(boxes, scores, limit=9)
+    with torch.device("meta"):
+        assert soft_nms(boxes, scores, limit=9).equal(expected)
+
+
 def test_of_no_boxes_none_are_kept(device: str) -> None:
     assert soft_nms(torch.zeros(2, 0, 4, device=device), torch.zeros(2, 0, device=device), limit=5).shape == (2, 0)
     assert soft_nms(torch.zeros(0, 3, 4, device=device), torch.zeros(0, 3, device=device), limit=5).shape == (0, 3)
