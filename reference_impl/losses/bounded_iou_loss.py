@@ -40,4 +40,4 @@ def bounded_iou_loss(pred: Float[Tensor, "*batch 4"], target: Float[Tensor, "*ba
     gap = (pred_lower + pred_upper - (lower + upper)).abs()
     position = safe_divide(size - gap, size + gap)
     extent = safe_divide(torch.minimum(size, pred_size), torch.maximum(size, pred_size))
-    return nonnegative(torch.cat((position, extent), -1)).sub(1).square()
+    return torch.cat([nonnegative(iou).sub(1).square() for iou in (position, extent)], -1)

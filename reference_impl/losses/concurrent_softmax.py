@@ -6,7 +6,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
 from reference_impl.ops.checked import checked
+from reference_impl.ops.gradient import with_gradient
 from reference_impl.ops.numerics import entropy_of_class, is_plain, safe_log, widen
+from reference_impl.ops.opaque import opaque
 
 __all__ = ["concurrent_scores", "concurrent_softmax"]
 
@@ -36,9 +38,14 @@ def concurrent_softmax(
         ValueError: the shapes do not fit together.
     """
     logits = widen(logits)
-    # Few classes are labels, but to find out which makes a device wait, and a compiler wants fixed sizes.
-    if logits.device.type == "cpu" and is_plain(logits):
-        return _loss_of_labels(logits.flatten(0, -2), has_label.flatten(0, -2), concurrence).view(logits.shape[:-1])
+    # Few classes are labels, but a device would have to wait for which.
+    if logits.device.type == "cpu":
+        flat = logits.flatten(0, -2), has_label.flatten(0, -2), concurrence.detach()
+        if is_plain(logits):
+            return _loss_of_labels(*flat)[0].view(logits.shape[:-1])
+        if torch.compiler.is_compiling():
+            loss, gradient = _loss_and_gradient(flat[0].detach(), *flat[1:])
+            return with_gradient(loss, flat[0], gradient).view(logits.shape[:-1])
     rivals = _log_rivals(logits, (~has_label).double(), concurrence)
     return torch.where(has_label, softplus(rivals - logits.double()), 0).sum(-1).to(logits.dtype)
 
@@ -62,14 +69,22 @@ def concurrent_scores(logits: Float[Tensor, "*batch n c"], concurrence: Float[Te
     return logsigmoid(widen(logits).double() - rivals).exp().to(widen(logits).dtype)
 
 
-def _loss_of_labels(logits: Tensor, has_label: Tensor, concurrence: Tensor) -> Tensor:
-    """The loss of each box, with a row of rivals for each of its labels."""
+def _loss_of_labels(logits: Tensor, has_label: Tensor, concurrence: Tensor) -> tuple[Tensor, ...]:
+    """The loss of each box, and of each label its box, its class and the logarithms of the shares in its softmax."""
     box, own = has_label.nonzero().unbind(-1)
     nothing = torch.finfo(logits.dtype).min / 4
-    competition = (1 - concurrence.detach().to(logits.dtype)).log_().clamp_(min=nothing)
+    competition = (1 - concurrence.to(logits.dtype)).log_().clamp_(min=nothing)
     competition = competition.index_select(0, own).masked_fill_(has_label.index_select(0, box), nothing).scatter_(1, own[:, None], 0)
-    loss = entropy_of_class((logits.index_select(0, box) + competition).log_softmax(-1), own)
-    return torch.zeros_like(logits[:, 0]).index_add(0, box, loss)
+    log_share = (logits.index_select(0, box) + competition).log_softmax(-1)
+    return torch.zeros_like(logits[:, 0]).index_add(0, box, entropy_of_class(log_share, own)), box, own, log_share
+
+
+@opaque(lambda logits, *_: (logits.new_empty(logits.shape[:1]), torch.empty_like(logits)))
+def _loss_and_gradient(logits: Tensor, has_label: Tensor, concurrence: Tensor) -> tuple[Tensor, Tensor]:
+    loss, box, own, log_share = _loss_of_labels(logits, has_label, concurrence)
+    share = log_share.exp_()
+    share[torch.arange(len(box)), own] -= 1
+    return loss, torch.zeros_like(logits).index_add_(0, box, share)
 
 
 def _log_rivals(logits: Tensor, counts: Tensor, concurrence: Tensor) -> Tensor:

@@ -59,13 +59,16 @@ def test_concurrence_only_raises_scores(device: str) -> None:
     assert (concurrent_scores(logits, concurrence) >= logits.softmax(-1)).all()
 
 
-def test_a_compiled_graph_compares_all_classes_and_finds_the_same(device: str) -> None:
+def test_where_all_classes_are_compared_and_where_a_compiler_traces_the_same_is_found(device: str) -> None:
     logits, has_label, concurrence = boxes(device)
     logits[:5, 0], concurrence[1:, 0] = 400, 1
     compiled = torch.compile(concurrent_softmax, fullgraph=True, backend="aot_eager")
+    of_all_classes = torch.vmap(concurrent_softmax, in_dims=(0, 0, None))
     found = []
-    for loss in (concurrent_softmax, compiled):
+    for loss in (concurrent_softmax, of_all_classes, compiled):
         x = logits.view(4, 5, C).clone().requires_grad_()
         value = loss(x, has_label.view(4, 5, C), concurrence)
         found.append((value, *torch.autograd.grad(value.sum(), x)))
-    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-14)
+    expected, *others = found
+    for other in others:
+        torch.testing.assert_close(other, expected, rtol=1e-12, atol=1e-14)
