@@ -58,8 +58,8 @@ def test_the_host_does_not_wait(address: str, report: Report) -> None:
 @pytest.mark.parametrize(
     ("fault", "seen"),
     [
-        ("without_device", "found at least two devices"),
-        ("constant_on_the_cpu", "found at least two devices"),
+        ("without_device", "devices"),
+        ("constant_on_the_cpu", "devices"),
         ("returns_on_the_cpu", "the result is on cpu"),
         ("branches_on_a_tensor", "branches on a value"),
         ("reads_a_number", "_local_scalar_dense"),

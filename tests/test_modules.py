@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
+from torch.torch_version import TorchVersion
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from tests.conftest import DEVICES
@@ -94,7 +95,9 @@ def test_one_graph_for_all_sizes(id: str) -> None:
         torch._dynamo.maybe_mark_dynamic(x, [2, 3])
     for given in images:
         compiled(given)
-    assert counter.frame_count == 1
+    # Before 2.12 torch needs one graph for each remainder of a size where means are taken of incomplete cells.
+    remainders = 3 if id == "pyramids.scale_transfer" and TorchVersion(torch.__version__) < (2, 12) else 1
+    assert counter.frame_count == remainders
 
 
 @every_pyramid

@@ -87,13 +87,15 @@ def _near(a: Tensor, b: Tensor) -> float:
 def peak(function: Function, given: Arguments) -> int:
     """The most bytes that tensors made in a run hold at one time, gradients included, as torch's profiler sees them come and go."""
     _without_gradients(given)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        once(function, given)
-    return most_held(profile)
+    return most_held(lambda: once(function, given))
 
 
-def most_held(profile: torch.profiler.profile) -> int:
+def most_held(run: Callable[[], object]) -> int:
     """The largest sum of the memory events of a run."""
+    # Events are kept, as some versions of torch warn that a second run would lose those of the first.
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
+        run()
     held = most = 0
     results: Any = profile.profiler and profile.profiler.kineto_results
     events = [e for e in results.events() if e.name() == "[memory]"]

@@ -79,6 +79,4 @@ def _once(run: Run, levels: list[Tensor], learnt: list[Tensor]) -> None:
 
 def _peak(run: Run, levels: list[Tensor], learnt: list[Tensor]) -> int:
     """The most bytes that tensors made in a forward and backward hold at one time."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        _once(run, levels, learnt)
-    return most_held(profile)
+    return most_held(lambda: _once(run, levels, learnt))
