@@ -4,6 +4,7 @@ Without a GPU this is seen on a device of our own that has no memory (`tests/fak
 """
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -58,8 +59,8 @@ def test_the_host_does_not_wait(address: str, report: Report) -> None:
 @pytest.mark.parametrize(
     ("fault", "seen"),
     [
-        ("without_device", "devices"),
-        ("constant_on_the_cpu", "devices"),
+        ("without_device", "found .*two .*devices"),
+        ("constant_on_the_cpu", "found .*two .*devices"),
         ("returns_on_the_cpu", "the result is on cpu"),
         ("branches_on_a_tensor", "branches on a value"),
         ("reads_a_number", "_local_scalar_dense"),
@@ -72,7 +73,7 @@ def test_the_host_does_not_wait(address: str, report: Report) -> None:
 )
 def test_a_fault_is_found(fault: str, seen: str, report: Report) -> None:
     found = report[f"faulty.{fault}"]
-    assert any(seen in line for line in found["errors"] + found["waits"])
+    assert any(re.search(seen, line) for line in found["errors"] + found["waits"])
 
 
 def test_a_sound_function_passes(report: Report) -> None:

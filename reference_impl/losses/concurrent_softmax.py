@@ -40,12 +40,13 @@ def concurrent_softmax(
     logits = widen(logits)
     # Few classes are labels, but a device would have to wait for which.
     if logits.device.type == "cpu":
-        flat = logits.flatten(0, -2), has_label.flatten(0, -2), concurrence.detach()
+        boxes, labels = logits.flatten(0, -2), has_label.flatten(0, -2)
         if is_plain(logits):
-            return _loss_of_labels(*flat)[0].view(logits.shape[:-1])
+            loss, *_ = _loss_of_labels(boxes, labels, concurrence)
+            return loss.view(logits.shape[:-1])
         if torch.compiler.is_compiling():
-            loss, gradient = _loss_and_gradient(flat[0].detach(), *flat[1:])
-            return with_gradient(loss, flat[0], gradient).view(logits.shape[:-1])
+            loss, gradient = _loss_and_gradient(boxes.detach(), labels, concurrence.detach())
+            return with_gradient(loss, boxes, gradient).view(logits.shape[:-1])
     rivals = _log_rivals(logits, (~has_label).double(), concurrence)
     return torch.where(has_label, softplus(rivals - logits.double()), 0).sum(-1).to(logits.dtype)
 
@@ -73,7 +74,7 @@ def _loss_of_labels(logits: Tensor, has_label: Tensor, concurrence: Tensor) -> t
     """The loss of each box, and of each label its box, its class and the logarithms of the shares in its softmax."""
     box, own = has_label.nonzero().unbind(-1)
     nothing = torch.finfo(logits.dtype).min / 4
-    competition = (1 - concurrence.to(logits.dtype)).log_().clamp_(min=nothing)
+    competition = (1 - concurrence.detach().to(logits.dtype)).log_().clamp_(min=nothing)
     competition = competition.index_select(0, own).masked_fill_(has_label.index_select(0, box), nothing).scatter_(1, own[:, None], 0)
     log_share = (logits.index_select(0, box) + competition).log_softmax(-1)
     return torch.zeros_like(logits[:, 0]).index_add(0, box, entropy_of_class(log_share, own)), box, own, log_share
@@ -81,9 +82,10 @@ def _loss_of_labels(logits: Tensor, has_label: Tensor, concurrence: Tensor) -> t
 
 @opaque(lambda logits, *_: (logits.new_empty(logits.shape[:1]), torch.empty_like(logits)))
 def _loss_and_gradient(logits: Tensor, has_label: Tensor, concurrence: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of each box and its derivative, by hand, as a compiler does not look into either."""
     loss, box, own, log_share = _loss_of_labels(logits, has_label, concurrence)
     share = log_share.exp_()
-    share[torch.arange(len(box)), own] -= 1
+    share[torch.arange(len(box), device=box.device), own] -= 1
     return loss, torch.zeros_like(logits).index_add_(0, box, share)
 
 
