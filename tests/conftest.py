@@ -14,6 +14,9 @@ torch.set_num_threads(1)
 # Each graph's guards would be timed, with the caches emptied first, for no other purpose than a line in the log.
 torch._dynamo.guards.profile_guard_manager = lambda *_: 0.0
 
+# Where sizes are symbols, to remember what an operator gives takes longer than to find it out again.
+changing_sizes = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
+
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 

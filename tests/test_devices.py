@@ -16,7 +16,7 @@ from torch._dynamo.exc import Unsupported
 from torch._dynamo.testing import CompileCounter
 
 from tests import faulty
-from tests.conftest import DEVICES
+from tests.conftest import DEVICES, changing_sizes
 from tests.inputs import functions, make, optional
 from tools.catalog import ROOT
 
@@ -84,6 +84,7 @@ def graph_breaks(function: Function, leave_out: list[str]) -> int:
     return int(torch._dynamo.explain(function)(**make(function, leave_out=leave_out)).graph_break_count)
 
 
+@changing_sizes
 def graphs(function: Function) -> int:
     """How many graphs a function becomes when called with one size after the other; the first call says which sizes change."""
     counter = CompileCounter()

@@ -11,7 +11,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.torch_version import TorchVersion
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from tests.conftest import DEVICES
+from tests.conftest import DEVICES, changing_sizes
 from tests.inputs import CATALOG
 from tools.assemble import BACKBONE, assemble
 from tools.golden import Case, arguments, cases, parameters, resolve, tensor_annotation
@@ -86,6 +86,7 @@ def test_inputs_are_not_modified(id: str) -> None:
 
 
 @every_pyramid
+@changing_sizes
 def test_one_graph_for_all_sizes(id: str) -> None:
     """One for every size that the coarsest level divides, if the first call says that heights and widths change."""
     counter = CompileCounter()

@@ -34,22 +34,27 @@ def soft_balance_sampling(
     Returns:
         The probability of each image in the next draw. They add up to 1, or to 0 if no image shows anything.
     """
-    # Bytes become numbers faster than truth values do, except in compiled code, and a transform may not know how to look at them so.
-    shows = has_label.view(torch.uint8) if is_plain(has_label) else has_label
-    dtype, blocks = widen(progress).dtype, row_blocks(shows)
+    dtype, blocks = widen(progress).dtype, row_blocks(has_label)
     if len(blocks) == 1:
-        shows = shows.to(dtype)
-        share = (shows * _of_class(shows.sum(-2, keepdim=True), alpha)).sum(-1)
+        shows = has_label.to(dtype)
+        share = shows.mul_(_of_class(shows.sum(-2, keepdim=True), alpha)).sum(-1)
     else:
-        # All parts become numbers in the same memory, as getting new memory can take longer than filling it.
-        scratch = torch.empty_like(shows[..., blocks[0], :], dtype=dtype)
-        parts = [(scratch[..., : block.shape[-2], :], block) for block in (shows[..., rows, :] for rows in blocks)]
-        count = reduce(torch.add, [part.copy_(block).sum(-2, keepdim=True) for part, block in parts])
-        column = _of_class(count, alpha).mT
-        with in_full_precision(column):
-            share = torch.cat([part.copy_(block) @ column for part, block in parts], -2).squeeze(-1)
-    share = share.masked_fill_((progress < start)[..., None], 1)
-    return share / share.sum(-1, keepdim=True).clamp_min_(torch.finfo(dtype).tiny)
+        share = _of_many(has_label, blocks, alpha, dtype)
+    share = torch.where((progress < start).unsqueeze(-1), 1, share)
+    return share.div_(share.sum(-1, keepdim=True).clamp_min_(torch.finfo(dtype).tiny))
+
+
+def _of_many(has_label: Tensor, blocks: list[slice], alpha: float, dtype: torch.dtype) -> Tensor:
+    """What each image gets, some images at a time."""
+    # Bytes become numbers faster than truth values do, but a transform may not know how to look at them so.
+    shows = has_label.view(torch.uint8) if is_plain(has_label) else has_label
+    # All parts become numbers in the same memory, as getting new memory can take longer than filling it.
+    scratch = torch.empty_like(shows[..., blocks[0], :], dtype=dtype)
+    parts = [(scratch[..., : block.shape[-2], :], block) for block in (shows[..., rows, :] for rows in blocks)]
+    count = reduce(torch.add, [part.copy_(block).sum(-2, keepdim=True) for part, block in parts])
+    column = _of_class(count, alpha).mT
+    with in_full_precision(column):
+        return torch.cat([part.copy_(block) @ column for part, block in parts], -2).squeeze(-1)
 
 
 def _of_class(count: Tensor, alpha: float) -> Tensor:

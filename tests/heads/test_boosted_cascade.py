@@ -225,7 +225,7 @@ def test_a_window_costs_a_few_features(device: str) -> None:
 
 def test_a_later_stage_is_trained_on_what_the_earlier_ones_let_through(device: str) -> None:
     """Of the background, that is; and of no more of it than is asked for."""
-    cascade, windows, positive, held, _ = trained(device, stages=2)
+    cascade, windows, positive, held, _ = trained(device)
     rectangles = torch.tensor(_all_rectangles(SIDE), device=device)
     features = rectangle_features(windows, whole(windows), rectangles, size=SIDE)[:, 0]
     positive, held = positive[:, 0], held[:, 0]

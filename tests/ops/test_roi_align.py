@@ -11,6 +11,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn.functional import pad
 
 from reference_impl.ops.roi_align import FEW, precise_roi_pool, precise_roi_pool_levels, roi_align, roi_align_by_size, roi_align_levels
+from tests.conftest import changing_sizes
 from tests.ops.theirs import torchvision_ops
 
 
@@ -274,6 +275,7 @@ def test_levels_that_do_not_fit_are_named() -> None:
 
 
 @every_pool
+@changing_sizes
 def test_compiled_it_gives_the_same_in_one_graph_for_all_sizes(pool: Callable[..., Tensor], how: dict[str, Any], device: str) -> None:
     counter = CompileCounter()
     compiled = torch.compile(pool, fullgraph=True, backend=counter)
