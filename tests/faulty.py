@@ -194,6 +194,11 @@ def constant_on_the_cpu(score: Values) -> Values:
 
 
 @checked
+def fills_in_place(score: Values, valid: Mask) -> Values:
+    return widen(score).clone().masked_fill_(~valid, 0)
+
+
+@checked
 def reads_a_number(score: Values) -> Values:
     return widen(score) / widen(score).max().item()
 

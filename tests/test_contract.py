@@ -303,15 +303,25 @@ def test_autocast(function: Function) -> None:
 @every_function
 @pytest.mark.filterwarnings("ignore:There is a performance drop", "ignore:.*non-contiguous")
 def test_vmap_is_a_batch(function: Function) -> None:
-    """`torch.func.vmap` over a leading dimension gives what a batch gives."""
+    """`torch.func.vmap` over a leading dimension, of all arguments or of one, gives what a batch gives."""
     if function.__name__ in NO_VMAP:
         return
     for leave_out in variants(function):
         arguments = make(function, leave_out=leave_out)
-        dims = [0 if "*" in tensors(function)[name].dim_str else None for name in arguments]
-        mapped = torch.func.vmap(lambda *x, names=tuple(arguments): tuple(call(function, dict(zip(names, x, strict=True)))), tuple(dims))
-        for a, b in zip(mapped(*arguments.values()), call(function, arguments), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+        batched = [name for name in arguments if "*" in tensors(function)[name].dim_str]
+        for amount, names in product(AMOUNTS, [batched, *([name] for name in batched)]):
+            of_all = {name: x for name, x in arguments.items() if name in batched and name not in names}
+            with amount():
+                found = mapped_over(names, function, arguments | {name: x[0] for name, x in of_all.items()})
+            expected = call(function, arguments | {name: x[:1].expand_as(x) for name, x in of_all.items()})
+            for a, b in zip(found, expected, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def mapped_over(names: list[str], function: Function, arguments: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """What the function gives for each place in the leading dimension of these arguments."""
+    dims = tuple(0 if name in names else None for name in arguments)
+    return torch.func.vmap(lambda *x: tuple(call(function, dict(zip(arguments, x, strict=True)))), dims)(*arguments.values())
 
 
 # They look at what they have found to know whether to go on, or write it into memory that is not mapped.
@@ -522,6 +532,7 @@ FAULTS = {
     faulty.picks_between_numbers: [test_the_default_type_does_not_matter],
     faulty.multiplies_matrices: [test_autocast],
     faulty.reads_a_number: [test_vmap_is_a_batch],
+    faulty.fills_in_place: [test_vmap_is_a_batch],
     faulty.takes_long_labels_alone: [test_how_numbers_are_stored_does_not_matter],
     faulty.returns_its_input: [test_results_are_the_callers_own],
     faulty.asks_autograd_again: [test_results_are_the_callers_own, test_a_gradient_is_that_of_its_call],

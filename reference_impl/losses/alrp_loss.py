@@ -75,8 +75,8 @@ def _update(logits: Tensor, labels: Tensor, loss: Tensor, valid: Tensor | None, 
 
     # An object counts at its own rank and at all below it.
     at_and_below = (ranking.share / rank).flip(-1).cumsum(-1).flip(-1)
-    weight = torch.zeros_like(widen(loss)).scatter_(-1, ranking.box, at_and_below.where(ranking.positive, 0).to(widen(loss).dtype))
-    return classification, gradient, weight
+    of_object = at_and_below.where(ranking.positive, 0).to(widen(loss).dtype)
+    return classification, gradient, of_object.new_zeros(loss.shape).scatter_(-1, ranking.box, of_object)
 
 
 @checked

@@ -49,7 +49,7 @@ def lrp_error(
         The error in [0, 1], and its parts of localisation, of false positives and of false negatives. A part of nothing is 0.
     """
     iou = widen(iou.detach())
-    hit = (iou >= tau).logical_and_(matched if kept is None else matched & kept).to(iou)
+    hit = ((iou >= tau) & (matched if kept is None else matched & kept)).to(iou)
     tp = hit.sum(-1)
     found = torch.full_like(tp, iou.shape[-1]) if kept is None else kept.sum(-1)
     return _error_and_parts(tp, found, (hit - iou * hit).sum(-1), count, tau)
@@ -87,7 +87,7 @@ def optimal_lrp(
     kept = torch.ones_like(matched) if kept is None else kept
     order = descending_order(score.masked_fill(~kept, -torch.inf))
     score, iou, hit, kept = (x.gather(-1, order) for x in (score, iou, matched & kept & (iou >= tau), kept))
-    parts = _error_and_parts(hit.cumsum(-1).to(iou), kept.cumsum(-1), (1 - iou).mul_(hit).cumsum(-1), count[..., None], tau)
+    parts = _error_and_parts(hit.cumsum(-1).to(iou), kept.cumsum(-1), ((1 - iou) * hit).cumsum(-1), count[..., None], tau)
 
     # Detections with one score are kept or cut off together. The last cut keeps nothing.
     tied = pad(kept[..., 1:] & (score[..., 1:] == score[..., :-1]), (0, 1))[..., : kept.shape[-1]]
@@ -155,5 +155,5 @@ def _rows(found: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
 def _error_and_parts(tp: Tensor, found: Tensor, misfit: Tensor, count: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     truths = torch.maximum(count, tp)
     fp, fn = found - tp, truths - tp
-    error = (misfit / (1 - tau)).add_(fp).add_(fn).div_((found + fn).clamp_min_(1))
+    error = (misfit / (1 - tau) + fp + fn) / (found + fn).clamp_min_(1)
     return error, misfit / tp.clamp_min(1), fp / found.clamp_min(1), fn / truths.clamp_min(1)

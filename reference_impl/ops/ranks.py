@@ -21,7 +21,7 @@ def descending_order(value: Float[Tensor, "*batch n"], among: Bool[Tensor, "*bat
     value = widen(value.detach() if value.requires_grad else value)
     if value.shape[-1] < MANY or value.device.type != "cpu":
         # A sort puts what is not a number last.
-        value = -value if among is None else (-value).nan_to_num_(torch.inf, torch.inf, -torch.inf).masked_fill_(~among, torch.nan)
+        value = -value if among is None else torch.where(among, (-value).nan_to_num_(torch.inf, torch.inf, -torch.inf), torch.nan)
         return value.argsort(stable=True)
     key = _integer_image(value.nan_to_num(-torch.inf, torch.inf, -torch.inf))
     if among is not None:

@@ -84,7 +84,7 @@ class Ramps:
         # Over the scores in order, a term is w before its ramp, then w (1 + end - depth), from the middle w (end - depth), and 0 after it.
         end, shape = weight * self.end_fraction, (*self.score.shape[:-1], self.score.shape[-1] + 1)
         offset, slope = (
-            self.score.new_zeros(shape).scatter_add_(-1, torch.cat(places, -1), torch.cat(steps, -1)).cumsum_(-1)[..., :-1]
+            weight.new_zeros(shape).scatter_add_(-1, torch.cat(places, -1), torch.cat(steps, -1)).cumsum_(-1)[..., :-1]
             for places, steps in (
                 ((self.begin, self.middle, self.end), (end, -weight, -end)),
                 ((self.begin, self.end), (-weight, weight)),
@@ -187,12 +187,13 @@ class Ranking:
         on_negatives: Float[Tensor, "*batch m"] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The sum of the positives' errors, and a gradient on all logits, `[*batch n*c]`, that is given for positives and negatives."""
-        gradient = torch.zeros_like(widen(self.logits)).flatten(-2)
+        dtype, *batch, n, c = widen(self.logits).dtype, *self.logits.shape
+        gradient = on_positives.new_zeros((*batch, n * c), dtype=dtype)
         if on_negatives is not None:
             if self.found is not None:
                 on_negatives = on_negatives.masked_fill(~self.found, 0)
-            gradient.scatter_(-1, self.negative, on_negatives.to(gradient.dtype))
-        return error.sum(-1).to(gradient.dtype), gradient.scatter_add_(-1, self.own, on_positives.to(gradient.dtype))
+            gradient.scatter_(-1, self.negative, on_negatives.to(dtype))
+        return error.sum(-1).to(dtype), gradient.scatter_add_(-1, self.own, on_positives.to(dtype))
 
 
 def empty_update(logits: Tensor, *_: object) -> tuple[Tensor, Tensor]:

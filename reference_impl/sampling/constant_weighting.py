@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from reference_impl.ops.checked import checked
-from reference_impl.ops.numerics import widen
+from reference_impl.ops.numerics import is_plain, widen
 
 __all__ = ["constant_weighting"]
 
@@ -36,4 +36,6 @@ def constant_weighting(
         One weight for each box, 0 for boxes that are neither.
     """
     weight = torch.zeros_like(widen(loss))
-    return weight.masked_fill_(negative, background_weight).masked_fill_(positive, foreground_weight)
+    # A transform may map one of the masks alone, which cannot be written into what is not mapped.
+    fill = Tensor.masked_fill_ if is_plain(weight) else Tensor.masked_fill
+    return fill(fill(weight, negative, background_weight), positive, foreground_weight)

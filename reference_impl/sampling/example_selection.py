@@ -37,4 +37,4 @@ def example_selection(
     score = widen(score)
     mistaken = score > threshold
     selected = mistaken if mined is None else mistaken | mined
-    return selected.logical_and_(negative).to(score)
+    return (selected & negative).to(score)

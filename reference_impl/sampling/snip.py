@@ -77,5 +77,4 @@ def _is_in_range(boxes: Tensor, size_range: Tensor) -> Tensor:
     """1 or 0 for each box, in its dtype."""
     x1, y1, x2, y2 = widen(boxes.detach()).unbind(-1)
     size, size_range = (x2 - x1).clamp_min_(0).mul_((y2 - y1).clamp_min_(0)).sqrt_(), widen(size_range)
-    is_large = size >= size_range[..., :1]
-    return size.le_(size_range[..., 1:]).mul_(is_large)
+    return (size >= size_range[..., :1]).logical_and_(size <= size_range[..., 1:]).to(size)
