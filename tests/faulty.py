@@ -144,6 +144,14 @@ def stops_silently(score: Values) -> Values:
     return widen(score) * widen(score.detach())
 
 
+@checked
+def stops_in_the_backward_pass_alone(score: Values) -> Values:
+    """No gradient by the factor."""
+    with torch.no_grad():
+        factor = widen(score) * 1
+    return widen(score) * factor
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: Tensor, hooked: bool) -> Tensor:

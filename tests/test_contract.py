@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -220,6 +221,30 @@ def test_gradient(function: Function) -> None:
         assert has_golden_gradient(function), "a gradient that stops somewhere needs a golden case with `gradient`"
     if not flowing and {"logits", "pred"} & arguments.keys() and all(annotation.dtype is Float for annotation in outputs(function)):
         assert stops_gradients(function), "the gradient is lost"
+
+
+@every_function
+def test_a_gradient_is_the_same_however_it_is_taken(function: Function) -> None:
+    """By `torch.func.grad`, and forward, by `torch.func.jvp`, what the backward pass gives."""
+    for amount, leave_out in product(AMOUNTS, variants(function)):
+        arguments = differentiable(make(function, leave_out=leave_out))
+        constant = {name: x.detach() for name, x in arguments.items()}
+        with amount():
+            results = call(function, arguments)
+            expected = gradients(arguments, results)
+            if not any(result.requires_grad for result in results):
+                continue
+            total = partial(sum_of_some, function, constant, [result.requires_grad for result in results])
+            given = {name: constant[name] for name in expected}
+            direction = {name: torch.linspace(-1, 2, x.numel(), dtype=x.dtype).view_as(x) for name, x in given.items()}
+            found, (_, slope) = torch.func.grad(total)(given), torch.func.jvp(total, (given,), (direction,))
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        along = torch.stack([(expected[name] * direction[name]).sum() for name in given]).sum()
+        torch.testing.assert_close(slope, along, rtol=1e-9, atol=1e-9)
+
+
+def sum_of_some(function: Function, constant: dict[str, Tensor], which: list[bool], given: dict[str, Tensor]) -> Tensor:
+    return torch.stack([result.sum() for result, wanted in zip(call(function, constant | given), which, strict=True) if wanted]).sum()
 
 
 def has_golden_gradient(function: Function) -> bool:
@@ -525,6 +550,7 @@ FAULTS = {
     faulty.mean_of_the_valid: [test_nothing_valid],
     faulty.loses_the_gradient: [test_gradient],
     faulty.stops_silently: [test_gradient],
+    faulty.stops_in_the_backward_pass_alone: [test_a_gradient_is_the_same_however_it_is_taken],
     faulty.stays_half: [test_types_are_kept],
     faulty.narrows: [test_types_are_kept],
     faulty.takes_one_precision: [test_types_may_be_mixed],

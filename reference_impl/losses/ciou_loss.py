@@ -59,8 +59,8 @@ def ciou_loss(pred: Float[Tensor, "*batch 4"], target: Float[Tensor, "*batch 4"]
         ValueError: the shapes differ, or the last dimension is not 4.
     """
     v = aspect_difference(pred, target)
-    with torch.no_grad():
-        alpha = safe_divide(v, 1 - box_iou(pred, target) + v)
+    weight = v.detach()
+    alpha = safe_divide(weight, 1 - box_iou(pred.detach(), target.detach()) + weight)
     return 1 - box_diou(pred, target) + alpha * v
 
 
