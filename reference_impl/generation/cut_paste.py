@@ -3,12 +3,12 @@
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch._higher_order_ops.while_loop import while_loop
 from torch.nn.functional import pad
 
 from reference_impl.ops.boxes import box_area, box_center, box_intersection, box_size, mask_box
 from reference_impl.ops.checked import checked
 from reference_impl.ops.numerics import safe_divide, widen
+from reference_impl.ops.repeat import repeated
 from reference_impl.ops.warp import bilinear
 
 __all__ = ["blurred_mask", "cut_paste", "hides_another", "motion_blur", "poisson_blend", "random_shift", "scale_and_rotate"]
@@ -144,14 +144,8 @@ def poisson_blend(
         return correction + length * direction, residual, residual + turn * direction
 
     start = moved * _around(~moved * (image - content))
-    state = torch.zeros_like(start), start, start.clone()
-    if torch.compiler.is_compiling() and start.numel():
-        counted = torch.zeros((), dtype=torch.int64, device=image.device), *state
-        state = while_loop(lambda k, *_: k < iterations, lambda k, *now: (k + 1, *step(*now)), counted)[1:]  # type: ignore[no-untyped-call]
-    else:
-        for _ in range(iterations):
-            state = step(*state)
-    return torch.where(moved, content + state[0], image)
+    correction, *_ = repeated(step, (torch.zeros_like(start), start, start.clone()), iterations)
+    return torch.where(moved, content + correction, image)
 
 
 def _around(pixels: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from reference_impl.ops.boxes import box_size, clip_boxes
 from reference_impl.ops.checked import checked
 from reference_impl.ops.draw import inverse_cdf
 from reference_impl.ops.numerics import safe_divide, widen
+from reference_impl.ops.repeat import repeated
 
 __all__ = ["bounding_box_generator", "iou_quantile", "positive_roi"]
 
@@ -172,9 +173,11 @@ def _opposite_corner(shift: Tensor, wanted: Tensor, noise: Tensor) -> Tensor:
 
     start, end = area(lowest), area(highest)
     target = start + noise[..., :1] * (end - start)
-    z = torch.zeros_like(target)
-    for _ in range(NEWTON_STEPS):
+
+    def newton(z: Tensor) -> tuple[Tensor]:
         low, high = interval(z)
-        z = torch.maximum(torch.minimum(z - safe_divide(area(z) - target, high - low), highest), lowest)
+        return (torch.maximum(torch.minimum(z - safe_divide(area(z) - target, high - low), highest), lowest),)
+
+    (z,) = repeated(newton, (torch.zeros_like(target),), NEWTON_STEPS)
     low, high = interval(z)
     return torch.cat((z, low + noise[..., 1:] * (high - low)), -1)

@@ -13,6 +13,7 @@ from reference_impl.ops.levels import check_levels
 from reference_impl.ops.nms import nms
 from reference_impl.ops.numerics import safe_divide, widen
 from reference_impl.ops.ranks import descending_rank
+from reference_impl.ops.repeat import repeated
 from reference_impl.ops.roi_align import precise_roi_pool_levels
 
 __all__ = ["IoUNet", "iou_guided_nms", "iou_net_loss", "uniform_iou_boxes"]
@@ -45,11 +46,13 @@ def uniform_iou_boxes(
     direction = 2 * noise[..., :4] - 1
     direction = safe_divide(direction, direction.abs().amax(-1, keepdim=True).expand_as(direction))
     wanted = lowest + (1 - lowest) * noise[..., 4]
-    near, far = torch.zeros_like(wanted), torch.full_like(wanted, FARTHEST)
-    for _ in range(HALVINGS):
+
+    def halve(near: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
         middle = (near + far) / 2
         enough = box_iou(decode_deltas(middle[..., None] * direction, boxes), boxes) >= wanted
-        near, far = torch.where(enough, middle, near), torch.where(enough, far, middle)
+        return torch.where(enough, middle, near), torch.where(enough, far, middle)
+
+    near, _ = repeated(halve, (torch.zeros_like(wanted), torch.full_like(wanted, FARTHEST)), HALVINGS)
     return decode_deltas(near[..., None] * direction, boxes)
 
 

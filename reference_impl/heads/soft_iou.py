@@ -13,6 +13,7 @@ from reference_impl.ops.checked import checked
 from reference_impl.ops.components import connected_components
 from reference_impl.ops.layout import per_anchor
 from reference_impl.ops.numerics import safe_divide, widen
+from reference_impl.ops.repeat import repeated
 from reference_impl.ops.select import closest_pair
 
 __all__ = [
@@ -292,14 +293,7 @@ def em_merger(
         cluster = torch.where(exists[..., None, :, 0], divergence, torch.inf).argmin(-1)
         return cluster, *_moments(mean, variance, weight, cluster, center, extent)
 
-    if torch.compiler.is_compiling() and len(place):
-        counted = torch.zeros((), dtype=torch.int64, device=boxes.device), *state
-        steps = while_loop(lambda k, *_: k < iterations, lambda k, *now: (k + 1, *both_steps(*now)), counted)  # type: ignore[no-untyped-call]
-        state = steps[1:]
-    else:
-        for _ in range(iterations if len(place) else 0):
-            state = both_steps(*state)
-    cluster, share, center, extent = state
+    cluster, share, center, extent = repeated(both_steps, state, iterations if len(place) else 0)
     return cluster, share, torch.where(exists, center, 0), torch.where(exists, extent, 0)
 
 

@@ -7,6 +7,7 @@ from torch.nn.functional import pad
 
 from reference_impl.ops.checked import checked
 from reference_impl.ops.numerics import safe_divide, widen
+from reference_impl.ops.repeat import repeated
 
 __all__ = ["boosted_score", "boosted_stumps", "rejection_threshold", "responses"]
 
@@ -49,23 +50,27 @@ def boosted_stumps(
     share = safe_divide(share, share.sum(-1, keepdim=True))
 
     ordered, order = pad(x.mT.masked_fill(~valid[..., None, :], torch.inf), (0, 1), value=torch.inf).sort(-1)
-    cuts = (ordered[..., :-1] < ordered[..., 1:]) & ordered[..., 1:].isfinite()
-    middle = pad((ordered[..., :-1] + (ordered[..., 1:] - ordered[..., :-1]) / 2).masked_fill(~cuts, 0), (0, 1)).flatten(-2)
+    no_cut = ~pad((ordered[..., :-1] < ordered[..., 1:]) & ordered[..., 1:].isfinite(), (0, 1))
+    middle = pad(ordered[..., :-1] + (ordered[..., 1:] - ordered[..., :-1]) / 2, (0, 1)).masked_fill(no_cut, 0).flatten(-2)
+    place = torch.arange(k, device=x.device)
 
-    found = []
-    for _ in range(k):
+    def add_one(share: Tensor, t: Tensor, *found: Tensor) -> tuple[Tensor, ...]:
         signed = pad(share * sign, (0, 1))[..., None, :].expand(order.shape).gather(-1, order)
-        below = signed.cumsum(-1)[..., :rows]
-        edge = pad((signed.sum(-1, keepdim=True) - 2 * below).masked_fill(~cuts, 0), (0, 1)).flatten(-2)
-        best = edge.abs().amax(-1, keepdim=True)
-        index = (edge.abs() >= best - ROUNDING).to(torch.uint8).argmax(-1, keepdim=True)
+        total = signed.sum(-1, keepdim=True)
+        edge = signed.cumsum_(-1).mul_(-2).add_(total).masked_fill_(no_cut, 0).flatten(-2)
+        size = edge.abs()
+        index = (size >= size.amax(-1, keepdim=True) - ROUNDING).to(torch.uint8).argmax(-1, keepdim=True)
         feature, cut = index // (rows + 1), middle.gather(-1, index)
         weight = edge.gather(-1, index).clamp(PERFECT - 1, 1 - PERFECT).atanh()
         response = responses(x, feature, cut).squeeze(-1)
         share = share * (-weight * sign * response).exp()
         share = safe_divide(share, share.sum(-1, keepdim=True))
-        found.append((feature, cut, weight.to(x.dtype)))
-    features_of, cuts_of, weights_of = (torch.cat(values, -1) for values in zip(*found, strict=True))
+        stump = feature, cut, weight.to(x.dtype)
+        return share, t + 1, *(torch.where(place == t, new, old) for new, old in zip(stump, found, strict=True))
+
+    none = x.new_zeros(*share.shape[:-1], k)
+    start = share, place.new_zeros(()), none.long(), none, none.clone()
+    _, _, features_of, cuts_of, weights_of = repeated(add_one, start, k)
     return features_of, cuts_of, weights_of
 
 
