@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reference_impl.ops.checked import checked
-from reference_impl.ops.numerics import widen
+from reference_impl.ops.numerics import is_plain, widen
 
 __all__ = ["descending_order", "descending_rank", "rank_within_groups"]
 
@@ -19,7 +19,8 @@ def descending_order(value: Float[Tensor, "*batch n"], among: Bool[Tensor, "*bat
     What is not a number comes behind all finite numbers.
     """
     value = widen(value.detach() if value.requires_grad else value)
-    if value.shape[-1] < MANY or value.device.type != "cpu":
+    # Before torch 2.12 no transform can look at the bits of a number.
+    if value.shape[-1] < MANY or value.device.type != "cpu" or not (torch.compiler.is_compiling() or is_plain(value)):
         # A sort puts what is not a number last.
         value = -value if among is None else torch.where(among, (-value).nan_to_num_(torch.inf, torch.inf, -torch.inf), torch.nan)
         return value.argsort(stable=True)

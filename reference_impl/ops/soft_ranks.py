@@ -26,7 +26,7 @@ def descending(score: Float[Tensor, "*batch n"]) -> tuple[Float[Tensor, "*batch 
 
     On a CPU, integers in the opposite order are sorted, made of the bits of the floats: it does that by radix, several times as fast.
     """
-    if torch.compiler.is_compiling() or score.device.type != "cpu" or score.numel() < SMALL_SORT:
+    if score.numel() < SMALL_SORT or score.device.type != "cpu" or not is_plain(score):
         return score.sort(dim=-1, descending=True)
     bits = score.view(torch.int64 if score.dtype == torch.float64 else torch.int32)
     key, order = _flip_negative(bits).bitwise_not_().sort(dim=-1)
