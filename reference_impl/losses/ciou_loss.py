@@ -59,8 +59,8 @@ def ciou_loss(pred: Float[Tensor, "*batch 4"], target: Float[Tensor, "*batch 4"]
         ValueError: the shapes differ, or the last dimension is not 4.
     """
     v = aspect_difference(pred, target)
-    weight = v.detach()
-    alpha = safe_divide(weight, 1 - box_iou(pred.detach(), target.detach()) + weight)
+    fixed = v.detach()
+    alpha = safe_divide(fixed, 1 - box_iou(pred.detach(), target.detach()) + fixed)
     return 1 - box_diou(pred, target) + alpha * v
 
 

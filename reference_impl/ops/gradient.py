@@ -45,7 +45,7 @@ class _WithGradient(torch.autograd.Function):
 class _WithGradientBothWays(_WithGradient):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[2])
+        _WithGradient.setup_context(ctx, inputs, output)
         ctx.save_for_forward(inputs[2])
 
     @staticmethod

@@ -19,7 +19,7 @@ def descending_order(value: Float[Tensor, "*batch n"], among: Bool[Tensor, "*bat
     What is not a number comes behind all finite numbers.
     """
     value = widen(value.detach() if value.requires_grad else value)
-    # Before torch 2.12 no transform can look at the bits of a number.
+    # In torch 2.11 no transform can look at the bits of a number.
     if value.shape[-1] < MANY or value.device.type != "cpu" or not (torch.compiler.is_compiling() or is_plain(value)):
         # A sort puts what is not a number last.
         value = -value if among is None else torch.where(among, (-value).nan_to_num_(torch.inf, torch.inf, -torch.inf), torch.nan)

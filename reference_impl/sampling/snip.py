@@ -74,7 +74,7 @@ def snip_ignored_anchors(
 
 
 def _is_in_range(boxes: Tensor, size_range: Tensor) -> Tensor:
-    """1 or 0 for each box, in its dtype."""
+    """1 or 0 for each box."""
     x1, y1, x2, y2 = widen(boxes.detach()).unbind(-1)
     size, size_range = (x2 - x1).clamp_min_(0).mul_((y2 - y1).clamp_min_(0)).sqrt_(), widen(size_range)
     return size.clamp(size_range[..., :1], size_range[..., 1:]).eq_(size)
