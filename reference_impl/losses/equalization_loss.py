@@ -31,10 +31,8 @@ def equalization_weight(
     Returns:
         0 for a rare class on a foreground box of another class, 1 for every other pair of box and class.
     """
-    frequency = widen(frequency)
-    other = labels[..., None] != torch.arange(frequency.shape[-1], device=labels.device)
-    foreground = (labels < frequency.shape[-1])[..., None]
-    return (~(foreground & other & (frequency < threshold))).to(frequency.dtype)
+    own = labels[..., None] == torch.arange(frequency.shape[-1], device=labels.device)
+    return (~_spared(labels, own, frequency, threshold)).to(widen(frequency).dtype)
 
 
 @checked
@@ -64,8 +62,8 @@ def equalization_loss(
 
     def formula(logits: Tensor, labels: Tensor) -> Tensor:
         own = labels[..., None] == torch.arange(logits.shape[-1], device=labels.device)
-        weight = equalization_weight(labels, frequency, threshold=threshold).to(logits.dtype)
-        return binary_cross_entropy_with_logits(logits, own.to(logits.dtype), weight, reduction="none").sum(-1)
+        entropy = binary_cross_entropy_with_logits(logits, own.to(logits.dtype), reduction="none")
+        return entropy.masked_fill(_spared(labels, own, frequency, threshold), 0).sum(-1)
 
     def kernel(x: Tensor, own: bool, rows: slice | Tensor, loss: Tensor, slope: Tensor, spare: Tensor) -> None:
         if own:
@@ -79,3 +77,9 @@ def equalization_loss(
         slope.mul_(weight)
 
     return sum_over_classes(widen(logits), labels, formula, kernel)
+
+
+def _spared(labels: Tensor, own: Tensor, frequency: Tensor, threshold: float) -> Tensor:
+    """Whether a class is rare, and the box shows an object of another one."""
+    foreground = (labels < frequency.shape[-1])[..., None]
+    return foreground & ~own & (widen(frequency) < threshold)

@@ -24,7 +24,7 @@ Kernel = Callable[[Tensor, bool, slice | Tensor, Tensor, Tensor, Tensor], object
 # Numbers of entries: up to the first a formula is as fast as blocks, of the second is a block that a core's cache holds, and of the third
 # one elsewhere, where blocks only bound the memory.
 SMALL = 2**14
-PER_THREAD = 2**18
+PER_THREAD = 2**17
 AT_ONCE_ELSEWHERE = 2**24
 
 

@@ -41,7 +41,9 @@ def _take_of_many(score: Tensor, among: Tensor, count: int) -> Tensor:
 
 
 def _lowest_outside(score: Tensor, among: Tensor) -> Tensor:
-    """Minus infinity for what is no candidate or no number: arithmetic, as a choice for each element takes the CPU five times as long."""
+    """Minus infinity for what is no candidate or no number. Not compiled, a choice for each element takes the CPU five times as long."""
+    if torch.compiler.is_compiling():
+        return torch.where(among & (score >= -torch.inf), score, -torch.inf)
     bound = among.int().to(score.dtype).sub_(0.5).mul_(torch.inf)
     return torch.minimum(score, bound).nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
