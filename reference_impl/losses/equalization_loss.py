@@ -32,7 +32,7 @@ def equalization_weight(
         0 for a rare class on a foreground box of another class, 1 for every other pair of box and class.
     """
     own = labels[..., None] == torch.arange(frequency.shape[-1], device=labels.device)
-    return (~_spared(labels, own, frequency, threshold)).to(widen(frequency).dtype)
+    return _counts(labels, own, frequency, threshold).to(widen(frequency).dtype)
 
 
 @checked
@@ -62,8 +62,8 @@ def equalization_loss(
 
     def formula(logits: Tensor, labels: Tensor) -> Tensor:
         own = labels[..., None] == torch.arange(logits.shape[-1], device=labels.device)
-        entropy = binary_cross_entropy_with_logits(logits, own.to(logits.dtype), reduction="none")
-        return entropy.masked_fill(_spared(labels, own, frequency, threshold), 0).sum(-1)
+        weight = _counts(labels, own, frequency, threshold).to(logits.dtype)
+        return binary_cross_entropy_with_logits(logits, own.to(logits.dtype), weight, reduction="none").sum(-1)
 
     def kernel(x: Tensor, own: bool, rows: slice | Tensor, loss: Tensor, slope: Tensor, spare: Tensor) -> None:
         if own:
@@ -79,7 +79,7 @@ def equalization_loss(
     return sum_over_classes(widen(logits), labels, formula, kernel)
 
 
-def _spared(labels: Tensor, own: Tensor, frequency: Tensor, threshold: float) -> Tensor:
-    """Whether a class is rare, and the box shows an object of another one."""
-    foreground = (labels < frequency.shape[-1])[..., None]
-    return foreground & ~own & (widen(frequency) < threshold)
+def _counts(labels: Tensor, own: Tensor, frequency: Tensor, threshold: float) -> Tensor:
+    """Whether a class is frequent, or the box's own, or the box is background."""
+    background = (labels >= frequency.shape[-1])[..., None]
+    return background | own | (widen(frequency) >= threshold)

@@ -675,7 +675,7 @@ BASELINES: dict[str, Function] = {
 
 
 def peers() -> dict[str, tuple[str, Function]]:
-    """For each id the name of a package and its function with our arguments."""
+    """For each id the name of a package and its function with our arguments; what is a compiled kernel, where that can be loaded."""
     try:
         ops = import_module("torchvision.ops")
     except (ImportError, RuntimeError, AttributeError):
@@ -692,11 +692,12 @@ def _torchvision(ops: Any) -> Iterable[tuple[str, Function]]:
     yield "losses.diou_loss", lambda pred, target: ops.distance_box_iou_loss(pred, target)
     yield "losses.ciou_loss", lambda pred, target: ops.complete_box_iou_loss(pred, target)
     yield "ops.boxes.box_iou", lambda a, b: ops.box_iou(a.flatten(0, -2), b.flatten(0, -2))
-    yield (
-        "ops.roi_align",
-        lambda features, boxes, scale: ops.roi_align(features, list(boxes), 7, scale, 2, aligned=True).unflatten(0, boxes.shape[:2]),
-    )
-    yield "ops.deformable.deformable_conv", lambda x, offsets, weight, padding: ops.deform_conv2d(x, offsets, weight, padding=padding)
+    if hasattr(torch.ops.torchvision, "roi_align"):
+        yield (
+            "ops.roi_align",
+            lambda features, boxes, scale: ops.roi_align(features, list(boxes), 7, scale, 2, aligned=True).unflatten(0, boxes.shape[:2]),
+        )
+        yield "ops.deformable.deformable_conv", lambda x, offsets, weight, padding: ops.deform_conv2d(x, offsets, weight, padding=padding)
 
 
 def _with_target(function: Function) -> Function:
