@@ -14,7 +14,7 @@ from reference_impl.ops.matching import best_overlaps
 from reference_impl.ops.nms import nms_per_class
 from reference_impl.ops.numerics import entropy_of_class, safe_divide, widen
 from reference_impl.ops.roi_align import roi_align_by_size
-from reference_impl.ops.select import take
+from reference_impl.ops.select import taker
 
 __all__ = ["CascadeRCNN", "cascade_detections", "cascade_loss", "cascade_scores", "sample_rois", "stage_targets"]
 
@@ -52,8 +52,9 @@ def sample_rois(
     valid = torch.ones_like(boxes[..., 0], dtype=torch.bool) if valid is None else valid
     positive = best_overlaps(proposals, boxes, valid).iou >= threshold
     truths = valid.sum(-1, keepdim=True)
-    positives = take(noise, positive, int(size * positive_fraction) - truths)
-    negatives = take(noise, ~positive & (box_area(proposals) > 0), size - truths - positives.sum(-1, keepdim=True))
+    draw = taker(noise)
+    positives = draw(positive, int(size * positive_fraction) - truths)
+    negatives = draw(~positive & (box_area(proposals) > 0), size - truths - positives.sum(-1, keepdim=True))
     chosen = positives | negatives
     order = chosen.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)
     return proposals.gather(-2, order[..., None].expand_as(proposals)), chosen.gather(-1, order)

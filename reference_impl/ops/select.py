@@ -1,13 +1,21 @@
 """Hard selection: which boxes of a set stay in a batch, and which two of them are nearest."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from reference_impl.ops.numerics import is_plain, widen
-from reference_impl.ops.ranks import MANY, descending_order
+from reference_impl.ops.ranks import descending_order
 
-__all__ = ["closest_pair", "first", "take"]
+__all__ = ["closest_pair", "take", "taker"]
+
+Taker = Callable[[Tensor, int | Tensor], Tensor]
+
+# From here on a CPU finds the last that is taken sooner than it sorts all.
+MANY = 2**11
 
 
 def take(
@@ -22,22 +30,49 @@ def take(
     """
     if isinstance(count, int) and score.shape[-1] >= MANY:
         return _take_of_many(score, among, count)
+    if not isinstance(count, int) and _may_be_asked(among) and score.shape[-1] >= MANY:
+        return _take_of_each(score, among, count)
     # A slice would give a compiler one graph for sets that are smaller than the count, and another for the rest.
     if isinstance(count, int) and not torch.compiler.is_compiling():
         return among.scatter(-1, descending_order(score, among)[..., max(count, 0) :], False)
+    return taker(score)(among, count)
+
+
+def taker(score: Float[Tensor, "*batch n"]) -> Taker:
+    """`take` by one score, for more than one set of candidates: few boxes are sorted once."""
+    if _may_be_asked(score) and score.shape[-1] >= MANY:
+        return partial(take, score)
     order = descending_order(score)
-    return among.scatter(-1, order, first(among.gather(-1, order), count))
+    return lambda among, count: among.scatter(-1, order, _first(among.gather(-1, order), count))
 
 
 def _take_of_many(score: Tensor, among: Tensor, count: int) -> Tensor:
     """To find the last that is taken costs less than to sort all, and to see that all are, which a device would wait for, less still."""
-    if among.device.type == "cpu" and is_plain(among) and bool((among.sum(-1) <= count).all()):
+    if _all_fit(among, count):
         return among.clone()
     score = _lowest_outside(widen(score.detach()), among)
     highest = score.topk(min(max(count, 1), score.shape[-1]), sorted=False).values
     least = highest.amin(-1, keepdim=True)
     above = (highest > least).sum(-1, keepdim=True)
-    return (score > least).logical_or_(first((score == least).logical_and_(among), count - above))
+    equals = (score == least).logical_and_(among)
+    return (score > least).logical_or_(equals if _all_fit(equals, count - above) else _first(equals, count - above))
+
+
+def _all_fit(among: Tensor, count: int | Tensor) -> bool:
+    return _may_be_asked(among) and bool((among.sum(-1, keepdim=True) <= count).all())
+
+
+def _take_of_each(score: Tensor, among: Tensor, count: Tensor) -> Tensor:
+    """Set by set, each with a number that the host knows."""
+    n = score.shape[-1]
+    counts = count.clamp(0, n).long().expand(*score.shape[:-1], 1).flatten().tolist()
+    taken = [_take_of_many(*each) for each in zip(score.reshape(-1, n), among.reshape(-1, n), counts, strict=True)]
+    return torch.stack(taken).view(among.shape) if taken else among.clone()
+
+
+def _may_be_asked(x: Tensor) -> bool:
+    """Whether the host may look at values: it would have to wait for another device, and a transform has none."""
+    return x.device.type == "cpu" and is_plain(x)
 
 
 def _lowest_outside(score: Tensor, among: Tensor) -> Tensor:
@@ -48,7 +83,7 @@ def _lowest_outside(score: Tensor, among: Tensor) -> Tensor:
     return torch.minimum(score, bound).nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
 
-def first(among: Bool[Tensor, "*batch n"], count: int | Num[Tensor, "*batch 1"]) -> Bool[Tensor, "*batch n"]:
+def _first(among: Bool[Tensor, "*batch n"], count: int | Num[Tensor, "*batch 1"]) -> Bool[Tensor, "*batch n"]:
     """The `count` first boxes of `among`, one number for all or one for each set."""
     number = among.cumsum(-1, dtype=count.dtype if isinstance(count, Tensor) else None)
     return (number <= count).logical_and_(among)

@@ -6,8 +6,7 @@ from torch import Tensor
 
 from reference_impl.ops.checked import checked
 from reference_impl.ops.numerics import widen
-from reference_impl.ops.ranks import descending_order
-from reference_impl.ops.select import first
+from reference_impl.ops.select import taker
 
 __all__ = ["random_sampling"]
 
@@ -40,7 +39,7 @@ def random_sampling(
         1 for each drawn box and 0 for every other.
     """
     noise = torch.rand(positive.shape, device=positive.device) if noise is None else widen(noise)
-    order = descending_order(noise)
-    positives = first(positive.gather(-1, order), int(size * positive_fraction))
-    negatives = first(negative.gather(-1, order), size - positives.sum(-1, keepdim=True))
-    return torch.zeros_like(noise).scatter(-1, order, (positives | negatives).to(noise))
+    draw = taker(noise)
+    positives = draw(positive, int(size * positive_fraction))
+    negatives = draw(negative, size - positives.sum(-1, keepdim=True))
+    return (positives | negatives).to(noise)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reference_impl.ops.select import closest_pair, take
+from reference_impl.ops.select import closest_pair, take, taker
 
 
 def sorted_and_cut(score: Tensor, among: Tensor, count: Tensor) -> Tensor:
@@ -98,7 +98,29 @@ def test_of_many_the_same_are_taken(count: int, device: str, monkeypatch: pytest
     assert take(unknown, torch.cat((among, among), -1), count)[:, 60:].equal(expected)
 
 
-@pytest.mark.parametrize("many", [1, 2**15])
+@pytest.mark.parametrize("many", [1, 2**11])
+def test_each_set_of_many_has_its_own_count(many: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that is no whole number, as a share of something, or has no end; and a count for all sets may stand once."""
+    monkeypatch.setattr("reference_impl.ops.select.MANY", many)
+    score, among = sets(device, 2, 3)
+    count = torch.tensor([[0, 1.5, 5], [9.9, torch.inf, -3]], device=device)[..., None]
+    whole = count.clamp(0, 40).long()
+    assert torch.equal(take(score, among, count), sorted_and_cut(score, among, whole))
+    assert torch.equal(take(score, among, count[0, 1]), sorted_and_cut(score, among, torch.full_like(whole, 1)))
+    assert take(score[:0], among[:0], count[:0]).shape == (0, 3, 40)
+
+
+@pytest.mark.parametrize("many", [1, 2**11])
+def test_a_taker_takes_the_same_of_any_set(many: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reference_impl.ops.select.MANY", many)
+    score, among = sets(device, 3)
+    draw, count = taker(score), torch.tensor([[0], [7], [100]], device=device)
+    for candidates in (among, ~among):
+        for number in (5, count):
+            assert torch.equal(draw(candidates, number), take(score, candidates, number))
+
+
+@pytest.mark.parametrize("many", [1, 2**11])
 def test_a_candidate_without_a_number_is_taken_last(many: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """But it is taken where there is room, and nothing that is no candidate in its place."""
     for module in ("select", "ranks"):
