@@ -53,8 +53,8 @@ def sample_rois(
     positive = best_overlaps(proposals, boxes, valid).iou >= threshold
     truths = valid.sum(-1, keepdim=True)
     draw = taker(noise)
-    positives = draw(positive, int(size * positive_fraction) - truths)
-    negatives = draw(~positive & (box_area(proposals) > 0), size - truths - positives.sum(-1, keepdim=True))
+    positives = draw(positive, int(size * positive_fraction) - truths, size)
+    negatives = draw(~positive & (box_area(proposals) > 0), size - truths - positives.sum(-1, keepdim=True), size)
     chosen = positives | negatives
     order = chosen.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)
     return proposals.gather(-2, order[..., None].expand_as(proposals)), chosen.gather(-1, order)

@@ -12,14 +12,15 @@ from reference_impl.ops.ranks import descending_order
 
 __all__ = ["closest_pair", "take", "taker"]
 
-Taker = Callable[[Tensor, int | Tensor], Tensor]
-
-# From here on a CPU finds the last that is taken sooner than it sorts all.
+# From here on the last that is taken is found sooner than all are sorted.
 MANY = 2**11
 
 
 def take(
-    score: Float[Tensor, "*batch n"], among: Bool[Tensor, "*batch n"], count: int | Num[Tensor, "*batch 1"]
+    score: Float[Tensor, "*batch n"],
+    among: Bool[Tensor, "*batch n"],
+    count: int | Num[Tensor, "*batch 1"],
+    most: int | None = None,
 ) -> Bool[Tensor, "*batch n"]:
     """The `count` boxes of `among` with the highest score; the earlier box wins a tie.
 
@@ -27,32 +28,46 @@ def take(
         score: what to choose by; a fresh `torch.rand` makes the choice uniform.
         among: the candidates.
         count: how many to take at most, one number for all or one for each set; with fewer candidates, all are taken.
+        most: a number that `count` does not exceed, if one is known; a graph then need not sort many boxes.
     """
-    if isinstance(count, int) and score.shape[-1] >= MANY:
-        return _take_of_many(score, among, count)
-    if not isinstance(count, int) and _may_be_asked(among) and score.shape[-1] >= MANY:
-        return _take_of_each(score, among, count)
-    # A slice would give a compiler one graph for sets that are smaller than the count, and another for the rest.
-    if isinstance(count, int) and not torch.compiler.is_compiling():
-        return among.scatter(-1, descending_order(score, among)[..., max(count, 0) :], False)
-    return taker(score)(among, count)
+    if isinstance(count, int):
+        most = count
+    if most is not None and score.shape[-1] >= MANY:
+        return _take_of_many(score, among, count, most)
+    # A compiler would make one graph for many boxes and another for few, and of a slice one for sets smaller than the count.
+    if not torch.compiler.is_compiling():
+        if isinstance(count, int):
+            return among.scatter(-1, descending_order(score, among)[..., max(count, 0) :], False)
+        if score.shape[-1] >= MANY and _may_be_asked(among):
+            return _take_of_each(score, among, count)
+    return _take_in_order(descending_order(score), among, count)
 
 
-def taker(score: Float[Tensor, "*batch n"]) -> Taker:
-    """`take` by one score, for more than one set of candidates: few boxes are sorted once."""
-    if _may_be_asked(score) and score.shape[-1] >= MANY:
+def taker(score: Float[Tensor, "*batch n"]) -> Callable[..., Tensor]:
+    """`take` by one score, from more than one set of candidates and where `most` is known: few boxes are sorted once."""
+    if score.shape[-1] >= MANY:
         return partial(take, score)
     order = descending_order(score)
-    return lambda among, count: among.scatter(-1, order, _first(among.gather(-1, order), count))
+    return lambda among, count, most=None: _take_in_order(order, among, count)
 
 
-def _take_of_many(score: Tensor, among: Tensor, count: int) -> Tensor:
+def _take_in_order(order: Tensor, among: Tensor, count: int | Tensor) -> Tensor:
+    return among.scatter(-1, order, _first(among.gather(-1, order), count))
+
+
+def _take_of_many(score: Tensor, among: Tensor, count: int | Tensor, most: int) -> Tensor:
     """To find the last that is taken costs less than to sort all, and to see that all are, which a device would wait for, less still."""
     if _all_fit(among, count):
         return among.clone()
     score = _lowest_outside(widen(score.detach()), among)
-    highest = score.topk(min(max(count, 1), score.shape[-1]), sorted=False).values
-    least = highest.amin(-1, keepdim=True)
+    most = min(max(most, 1), score.shape[-1])
+    if isinstance(count, int):
+        highest = score.topk(most, sorted=False).values
+        least = highest.amin(-1, keepdim=True)
+    else:
+        highest = score.topk(most).values
+        last = (count - 1).clamp(0, most - 1).long()
+        least = highest.gather(-1, last.expand(*highest.shape[:-1], 1))
     above = (highest > least).sum(-1, keepdim=True)
     equals = (score == least).logical_and_(among)
     return (score > least).logical_or_(equals if _all_fit(equals, count - above) else _first(equals, count - above))
@@ -66,7 +81,7 @@ def _take_of_each(score: Tensor, among: Tensor, count: Tensor) -> Tensor:
     """Set by set, each with a number that the host knows."""
     n = score.shape[-1]
     counts = count.clamp(0, n).long().expand(*score.shape[:-1], 1).flatten().tolist()
-    taken = [_take_of_many(*each) for each in zip(score.reshape(-1, n), among.reshape(-1, n), counts, strict=True)]
+    taken = [_take_of_many(*each, each[-1]) for each in zip(score.reshape(-1, n), among.reshape(-1, n), counts, strict=True)]
     return torch.stack(taken).view(among.shape) if taken else among.clone()
 
 

@@ -41,5 +41,5 @@ def random_sampling(
     noise = torch.rand(positive.shape, device=positive.device) if noise is None else widen(noise)
     draw = taker(noise)
     positives = draw(positive, int(size * positive_fraction))
-    negatives = draw(negative, size - positives.sum(-1, keepdim=True))
+    negatives = draw(negative, size - positives.sum(-1, keepdim=True), size)
     return (positives | negatives).to(noise)

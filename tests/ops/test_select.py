@@ -106,7 +106,10 @@ def test_each_set_of_many_has_its_own_count(many: int, device: str, monkeypatch:
     count = torch.tensor([[0, 1.5, 5], [9.9, torch.inf, -3]], device=device)[..., None]
     whole = count.clamp(0, 40).long()
     assert torch.equal(take(score, among, count), sorted_and_cut(score, among, whole))
-    assert torch.equal(take(score, among, count[0, 1]), sorted_and_cut(score, among, torch.full_like(whole, 1)))
+    for function in (take, torch.compile(take, fullgraph=True, backend="eager")):
+        assert torch.equal(function(score, among, whole, 40), sorted_and_cut(score, among, whole))
+    for most in (None, 2):
+        assert torch.equal(take(score, among, count[0, 1], most), sorted_and_cut(score, among, torch.full_like(whole, 1)))
     assert take(score[:0], among[:0], count[:0]).shape == (0, 3, 40)
 
 
@@ -116,8 +119,8 @@ def test_a_taker_takes_the_same_of_any_set(many: int, device: str, monkeypatch: 
     score, among = sets(device, 3)
     draw, count = taker(score), torch.tensor([[0], [7], [100]], device=device)
     for candidates in (among, ~among):
-        for number in (5, count):
-            assert torch.equal(draw(candidates, number), take(score, candidates, number))
+        for number, most in ((5, 5), (count, 100)):
+            assert torch.equal(draw(candidates, number, most), take(score, candidates, number))
 
 
 @pytest.mark.parametrize("many", [1, 2**11])
@@ -127,6 +130,7 @@ def test_a_candidate_without_a_number_is_taken_last(many: int, device: str, monk
         monkeypatch.setattr(f"reference_impl.ops.{module}.MANY", many)
     score = torch.tensor([torch.nan, 1.0, torch.nan, 3.0, torch.nan, 2.0], device=device)
     among = torch.tensor([False, True, False, False, True, True], device=device)
-    for count, expected in ((0, []), (1, [5]), (2, [1, 5]), (3, [1, 4, 5]), (9, [1, 4, 5])):
-        assert take(score, among, count).nonzero().squeeze(-1).tolist() == expected
-        assert take(score, among, torch.tensor([count], device=device)).nonzero().squeeze(-1).tolist() == expected
+    for function in (take, torch.compile(take, fullgraph=True, backend="eager", dynamic=False)):
+        for count, expected in ((0, []), (1, [5]), (2, [1, 5]), (3, [1, 4, 5]), (9, [1, 4, 5])):
+            assert function(score, among, count).nonzero().squeeze(-1).tolist() == expected
+            assert function(score, among, torch.tensor([count], device=device)).nonzero().squeeze(-1).tolist() == expected
