@@ -52,7 +52,11 @@ def taker(score: Float[Tensor, "*batch n"]) -> Callable[..., Tensor]:
 
 
 def _take_in_order(order: Tensor, among: Tensor, count: int | Tensor) -> Tensor:
-    return among.scatter(-1, order, _first(among.gather(-1, order), count))
+    taken = _first(among.gather(-1, order), count)
+    if torch.compiler.is_compiling():
+        # A compiler stores numbers several at a time, and truth values one by one.
+        return torch.zeros_like(order, dtype=torch.int32).scatter(-1, order, taken.int()).bool()
+    return among.scatter(-1, order, taken)
 
 
 def _take_of_many(score: Tensor, among: Tensor, count: int | Tensor, most: int) -> Tensor:
