@@ -80,6 +80,6 @@ def equalization_loss(
 
 
 def _counts(labels: Tensor, own: Tensor, frequency: Tensor, threshold: float) -> Tensor:
-    """Whether a class is frequent, or the box's own, or the box is background."""
+    """Whether a class is not rare, or the box's own, or the box is background."""
     background = (labels >= frequency.shape[-1])[..., None]
-    return background | own | (widen(frequency) >= threshold)
+    return background | own | ~(widen(frequency) < threshold)
