@@ -37,7 +37,8 @@ def take(
     # A compiler would make one graph for many boxes and another for few, and of a slice one for sets smaller than the count.
     if not torch.compiler.is_compiling():
         if isinstance(count, int):
-            return among.scatter(-1, descending_order(score, among)[..., max(count, 0) :], False)
+            all_fit = count >= score.shape[-1]
+            return among.clone() if all_fit else among.scatter(-1, descending_order(score, among)[..., max(count, 0) :], False)
         if score.shape[-1] >= MANY and _may_be_asked(among):
             return _take_of_each(score, among, count)
     return _take_in_order(descending_order(score), among, count)
