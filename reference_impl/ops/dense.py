@@ -140,10 +140,11 @@ def _own_entries(x: Tensor, labels: Tensor, kernel: Kernel, bounds: list[int]) -
     Background has none, but it has one in the place behind all where the others may not be counted.
     """
     index, is_class = (t.squeeze(-1) for t in own_class(labels.reshape(-1), x.shape[-1]))
-    box = torch.arange(len(x), device=x.device)
     if _may_be_counted(is_class):
         box = is_class.nonzero().squeeze(-1)
         bounds = torch.searchsorted(box, box.new_tensor(bounds)).tolist()
+    else:
+        box = torch.arange(len(x), device=x.device)
     index, is_class = index[box], is_class[box]
     own = x[box, index][:, None]
     loss, slope, spare = (torch.empty_like(own) for _ in range(3))
