@@ -15,7 +15,7 @@ from reference_impl.ops.layout import per_anchor
 from reference_impl.ops.levels import check_levels
 from reference_impl.ops.matching import match
 from reference_impl.ops.nms import nms_per_class
-from reference_impl.ops.numerics import entropy_of_class, is_plain, widen
+from reference_impl.ops.numerics import entropy_of_class, host_may_look, widen
 from reference_impl.ops.select import take
 
 __all__ = ["SSD", "decode_offsets", "encode_offsets", "ssd_detections", "ssd_loss", "ssd_targets"]
@@ -287,7 +287,7 @@ def _best_pairs(overlap: Tensor) -> Tensor:
         state = while_loop(goes_on, settle, state)  # type: ignore[no-untyped-call]
     else:
         for _ in range(min(m, n)):
-            if overlap.device.type == "cpu" and is_plain(overlap) and not goes_on(*state):
+            if host_may_look(overlap) and not goes_on(*state):
                 break
             state = settle(*state)
     return state[0][..., :n]

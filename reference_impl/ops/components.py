@@ -7,7 +7,7 @@ from torch._higher_order_ops.while_loop import while_loop
 from torch.nn.functional import pad
 
 from reference_impl.ops.checked import checked
-from reference_impl.ops.numerics import is_plain
+from reference_impl.ops.numerics import host_may_look
 
 __all__ = ["connected_components"]
 
@@ -28,7 +28,7 @@ def connected_components(mask: Bool[Tensor, "*batch h w"]) -> Int[Tensor, "*batc
     height, width = mask.shape[-2:]
     label = torch.where(mask, torch.arange(height * width, device=mask.device).view(height, width), -1)
     compiling = torch.compiler.is_compiling()
-    if not compiling and (mask.device.type != "cpu" or not is_plain(mask)):
+    if not compiling and not host_may_look(mask):
         return _without_looking(mask, label)
 
     def further(label: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:

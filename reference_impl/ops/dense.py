@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reference_impl.ops.numerics import is_plain, safe_divide, unhooked
+from reference_impl.ops.numerics import host_may_look, is_plain, safe_divide, unhooked
 
 __all__ = ["entropy_of_negatives", "focal_negatives", "own_class", "own_logit_and_mean_of_others", "row_blocks", "sum_over_classes"]
 
@@ -140,7 +140,7 @@ def _own_entries(x: Tensor, labels: Tensor, kernel: Kernel, bounds: list[int]) -
     Background has none, but it has one in the place behind all where the others may not be counted.
     """
     index, is_class = (t.squeeze(-1) for t in own_class(labels.reshape(-1), x.shape[-1]))
-    if _may_be_counted(is_class):
+    if host_may_look(is_class):
         box = is_class.nonzero().squeeze(-1)
         bounds = torch.searchsorted(box, box.new_tensor(bounds)).tolist()
     else:
@@ -151,11 +151,6 @@ def _own_entries(x: Tensor, labels: Tensor, kernel: Kernel, bounds: list[int]) -
     kernel(own, True, box, loss, slope, spare)
     place = index.add_(box, alpha=x.shape[-1]).masked_fill_(~is_class, x.numel())
     return place, loss.squeeze(-1), slope.squeeze(-1), bounds
-
-
-def _may_be_counted(mask: Tensor) -> bool:
-    """Whether the host may ask how many are true: it would have to wait for another device."""
-    return mask.device.type == "cpu"
 
 
 def _scratch(block: Tensor, count: int) -> Tensor:

@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from reference_impl.ops.boxes import box_area, box_intersection, box_iou
 from reference_impl.ops.checked import checked
 from reference_impl.ops.matching import IGNORED
-from reference_impl.ops.numerics import is_plain, safe_divide, widen
+from reference_impl.ops.numerics import host_may_look, safe_divide, widen
 from reference_impl.ops.ranks import descending_rank
 
 __all__ = ["match_detections"]
@@ -77,7 +77,7 @@ def match_detections(
     def goes_on(choice: Tensor, before: Tensor) -> Tensor:
         return (choice != before).any()
 
-    choice, looks = value.argmax(-1), pred.device.type == "cpu" and is_plain(value)
+    choice, looks = value.argmax(-1), host_may_look(value)
     if torch.compiler.is_compiling():
         again = while_loop(goes_on, lambda new, _: (choose_again(new), new.clone()), (choice, choice - 1))  # type: ignore[no-untyped-call]
         choice = again[0]

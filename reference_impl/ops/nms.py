@@ -10,7 +10,7 @@ from torch._higher_order_ops.while_loop import while_loop
 
 from reference_impl.ops.boxes import box_area, box_iou
 from reference_impl.ops.checked import checked
-from reference_impl.ops.numerics import is_plain
+from reference_impl.ops.numerics import host_may_look
 from reference_impl.ops.ranks import descending_order, descending_rank
 
 __all__ = ["nms", "nms_per_class"]
@@ -58,7 +58,7 @@ def nms(
     def discards(box: Tensor, its_group: Tensor, other: Tensor, other_group: Tensor) -> Tensor:
         return (similarity(box, other) > threshold) & (its_group == other_group)
 
-    if valid.device.type != "cpu" or not is_plain(valid):
+    if not host_may_look(valid):
         return _by_rounds(boxes, valid, group, descending_rank(scores), limit, discards)
     kept = torch.zeros_like(valid)
     for image in product(*map(range, valid.shape[:-1])):

@@ -5,7 +5,17 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 from torch.nn.functional import nll_loss
 
-__all__ = ["entropy_of_class", "in_full_precision", "is_plain", "nonnegative", "safe_divide", "safe_log", "unhooked", "widen"]
+__all__ = [
+    "entropy_of_class",
+    "host_may_look",
+    "in_full_precision",
+    "is_plain",
+    "nonnegative",
+    "safe_divide",
+    "safe_log",
+    "unhooked",
+    "widen",
+]
 
 HALF = {torch.float16, torch.bfloat16}
 
@@ -52,6 +62,11 @@ def is_plain(x: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(x):
         return False
     return unpack_dual(x).tangent is None  # type: ignore[no-untyped-call]
+
+
+def host_may_look(x: Tensor) -> bool:
+    """Whether the host may ask for values of `x`: it would have to wait for another device, and a graph or a transform has none."""
+    return x.device.type == "cpu" and is_plain(x)
 
 
 def unhooked(x: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from reference_impl.ops.numerics import is_plain, widen
+from reference_impl.ops.numerics import host_may_look, widen
 from reference_impl.ops.ranks import descending_order
+from reference_impl.ops.soft_ranks import descending
 
 __all__ = ["closest_pair", "take", "taker"]
 
@@ -30,22 +31,28 @@ def take(
         count: how many to take at most, one number for all or one for each set; with fewer candidates, all are taken.
         most: a number that `count` does not exceed, if one is known; a graph then need not sort many boxes.
     """
+    n = score.shape[-1]
     if isinstance(count, int):
         most = count
-    if most is not None and score.shape[-1] >= MANY:
+    elif most is None and not torch.compiler.is_compiling() and n >= MANY and host_may_look(among):
+        most = int(max(count.clamp(0, n).flatten().tolist(), default=0))
+    if most is not None and n >= MANY:
         return _take_of_many(score, among, count, most)
-    # A compiler would make one graph for many boxes and another for few, and of a slice one for sets smaller than the count.
-    if not torch.compiler.is_compiling():
-        if isinstance(count, int):
-            all_fit = count >= score.shape[-1]
-            return among.clone() if all_fit else among.scatter(-1, descending_order(score, among)[..., max(count, 0) :], False)
-        if score.shape[-1] >= MANY and _may_be_asked(among):
-            return _take_of_each(score, among, count)
+    # A slice would give a compiler one graph for sets that are smaller than the count, and another for the rest.
+    if isinstance(count, int) and not torch.compiler.is_compiling():
+        return among.clone() if count >= n else among.scatter(-1, descending_order(score, among)[..., max(count, 0) :], False)
     return _take_in_order(descending_order(score), among, count)
 
 
 def taker(score: Float[Tensor, "*batch n"]) -> Callable[..., Tensor]:
-    """`take` by one score, from more than one set of candidates and where `most` is known: few boxes are sorted once."""
+    """Takes by one score from several sets of candidates: few boxes are sorted once for all of them.
+
+    Args:
+        score: as for `take`.
+
+    Returns:
+        What is called with the other arguments of `take`, and gives the same.
+    """
     if score.shape[-1] >= MANY:
         return partial(take, score)
     order = descending_order(score)
@@ -66,33 +73,19 @@ def _take_of_many(score: Tensor, among: Tensor, count: int | Tensor, most: int) 
         return among.clone()
     score = _lowest_outside(widen(score.detach()), among)
     most = min(max(most, 1), score.shape[-1])
+    highest = score.topk(most, sorted=False).values
     if isinstance(count, int):
-        highest = score.topk(most, sorted=False).values
         least = highest.amin(-1, keepdim=True)
     else:
-        highest = score.topk(most).values
         last = (count - 1).clamp(0, most - 1).long()
-        least = highest.gather(-1, last.expand(*highest.shape[:-1], 1))
+        least = descending(highest)[0].gather(-1, last.expand(*highest.shape[:-1], 1))
     above = (highest > least).sum(-1, keepdim=True)
     equals = (score == least).logical_and_(among)
     return (score > least).logical_or_(equals if _all_fit(equals, count - above) else _first(equals, count - above))
 
 
 def _all_fit(among: Tensor, count: int | Tensor) -> bool:
-    return _may_be_asked(among) and bool((among.sum(-1, keepdim=True) <= count).all())
-
-
-def _take_of_each(score: Tensor, among: Tensor, count: Tensor) -> Tensor:
-    """Set by set, each with a number that the host knows."""
-    n = score.shape[-1]
-    counts = count.clamp(0, n).long().expand(*score.shape[:-1], 1).flatten().tolist()
-    taken = [_take_of_many(*each, each[-1]) for each in zip(score.reshape(-1, n), among.reshape(-1, n), counts, strict=True)]
-    return torch.stack(taken).view(among.shape) if taken else among.clone()
-
-
-def _may_be_asked(x: Tensor) -> bool:
-    """Whether the host may look at values: it would have to wait for another device, and a transform has none."""
-    return x.device.type == "cpu" and is_plain(x)
+    return host_may_look(among) and bool((among.sum(-1, keepdim=True) <= count).all())
 
 
 def _lowest_outside(score: Tensor, among: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from reference_impl.ops.numerics import is_plain, widen
+from reference_impl.ops.numerics import host_may_look, is_plain, widen
 
 __all__ = ["Ramps", "Ranking", "SquareRamps", "descending", "empty_update", "pack"]
 
@@ -39,7 +39,7 @@ def pack(mask: Bool[Tensor, "*batch n"]) -> tuple[Int[Tensor, "*batch k"], Bool[
     Where it costs no wait for the device, and no compiler or transform needs fixed sizes, there are as many indices as the fullest row has.
     Elsewhere all elements are listed as they stand. No index is listed twice.
     """
-    if mask.device.type != "cpu" or not is_plain(mask):
+    if not host_may_look(mask):
         return torch.arange(mask.shape[-1], device=mask.device).expand_as(mask), mask
     if mask.numel() == mask.shape[-1]:
         return mask.flatten().nonzero().view(*mask.shape[:-1], -1), None

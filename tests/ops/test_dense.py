@@ -71,7 +71,7 @@ def agree(computed: Any, expected: Any) -> None:
 def counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not counted are boxes with a class on a device, also here on the CPU."""
     if not request.param:
-        monkeypatch.setattr(dense, "_may_be_counted", lambda _: False)
+        monkeypatch.setattr(dense, "host_may_look", lambda _: False)
 
 
 @pytest.mark.usefixtures("counted")
