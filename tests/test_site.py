@@ -122,6 +122,16 @@ def test_every_header_cell_has_words(root: Path) -> None:
         assert not re.search(r"<th\b[^>]*>\s*</th>", path.read_text()), path
 
 
+def test_what_is_returned_is_one_item_however_many_lines_tell_of_it(root: Path) -> None:
+    lists = [
+        found
+        for page in (root / "site" / "api").rglob("*.html")
+        for found in re.findall(r">Returns:<.*?</ul>", page.read_text(), re.DOTALL)
+    ]
+    assert len(lists) > 100
+    assert [found for found in lists if found.count("<li") != 1] == []
+
+
 def test_zero_is_written_as_zero() -> None:
     """Also the negative one, and the smallest number, which stands for it under a power; what is merely small is shown."""
     shown = SITE.env.filters["values"]
